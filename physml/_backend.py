@@ -1,0 +1,90 @@
+"""The little that depends on the Keras backend: double precision and custom gradients."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+
+@contextlib.contextmanager
+def float64() -> Iterator[None]:
+    """Make float64 mean float64 inside the block.
+
+    JAX turns float64 into float32 unless x64 is on; a budget or a linear solve would lose nine digits without a
+    word. Inside this block x64 is on for the current thread only. TensorFlow needs nothing.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        with jax.enable_x64(True):
+            yield
+    else:
+        yield
+
+
+def custom_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callable[..., Any]:
+    """Give *function* its own vector-Jacobian product, both passes computed with float64 available.
+
+    Parameters
+    ----------
+    function
+        Takes tensors; returns ``(output, vjp)`` with ``vjp(upstream) -> tuple of gradients``, one for each input.
+        Inputs, outputs and gradients keep the caller's dtype; inside, casts to float64 are honoured.
+
+    Returns
+    -------
+    callable
+        The differentiable function of the same tensors.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def run(*args: Any) -> Any:
+            with float64():
+                return function(*args)[0]
+
+        wrapped = jax.custom_vjp(run)
+
+        def backward(args: Any, upstream: Any) -> Any:
+            with float64():
+                return tuple(function(*args)[1](upstream))
+
+        wrapped.defvjp(lambda *args: (run(*args), args), backward)
+        return wrapped
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        @tf.custom_gradient
+        def call(*args: Any) -> Any:
+            output, vjp = function(*args)
+            return output, lambda *upstream: tuple(vjp(*upstream))
+
+        return lambda *args: call(*(tf.convert_to_tensor(a) for a in args))
+
+    raise RuntimeError(
+        f"the {keras.backend.backend()!r} backend has no float64 custom gradient in physml. "
+        "Expected: tensorflow or jax. Remedy: set KERAS_BACKEND=tensorflow before importing keras."
+    )
+
+
+def value_and_gradient(function: Callable[[Any], Any], x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``function(x)`` (a scalar) and its gradient with respect to *x*, as NumPy arrays."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        with float64():
+            value, gradient = jax.value_and_grad(function)(jax.numpy.asarray(x))
+        return np.asarray(value), np.asarray(gradient)
+
+    import tensorflow as tf
+
+    x = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = function(x)
+    return np.asarray(value), np.asarray(tape.gradient(value, x))

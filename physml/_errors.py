@@ -1,0 +1,38 @@
+"""Wording of errors: every message says what, where, expected, received and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def describe(what: str, *, expected: object, received: object, remedy: str) -> str:
+    """Return one message in the house form.
+
+    Parameters
+    ----------
+    what
+        What is wrong and where, as a clause without a full stop.
+    expected, received
+        What was asked for, and what came.
+    remedy
+        What the reader can do about it.
+
+    Examples
+    --------
+    >>> describe("batch_size is not positive", expected=">= 1", received=0, remedy="pass batch_size=32")
+    'batch_size is not positive. Expected: >= 1. Received: 0. Remedy: pass batch_size=32.'
+    """
+    return f"{what}. Expected: {expected}. Received: {received}. Remedy: {remedy}."
+
+
+def closest(name: str, names: Iterable[object]) -> str:
+    """Return "; did you mean 'x'?" for the nearest of *names*, or an empty string.
+
+    Examples
+    --------
+    >>> closest("tracr", ["tracer", "u"])
+    "; did you mean 'tracer'?"
+    """
+    match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.6)
+    return f"; did you mean {match[0]!r}?" if match else ""

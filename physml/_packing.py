@@ -1,0 +1,149 @@
+"""Packing named variables into one array with a channel dimension, and back; both exact, both lazy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from physml._errors import describe
+from physml.fields import Role
+from physml.timeaxis import find_step, shift
+
+if TYPE_CHECKING:
+    from physml.layout import Layout
+
+
+def pack(layout: Layout, ds: xr.Dataset, role: Role, *, whole_window: bool = False) -> xr.DataArray:
+    """See :meth:`physml.layout.Layout.pack`."""
+    layout.check(ds, role)
+    spec = layout.spec
+    at = layout.samples(ds, None if whole_window else role)
+    if not at:
+        low, high = spec.window(None if whole_window else role)
+        raise ValueError(
+            describe(
+                f"no sample fits into the data along {spec.sample_dim!r}",
+                expected=f"at least {max(0, high) - min(0, low) + 1} steps for offsets {low} to {high}",
+                received=f"{ds.sizes[spec.sample_dim]} steps",
+                remedy="select a longer period, or smaller offsets",
+            )
+        )
+    members = [m for m in spec.members if m in ds.dims]  # type: ignore[union-attr]
+    outer = {m: ds.sizes[m] for m in members} | {spec.sample_dim: len(at)}
+    sizes = outer | dict(zip(layout.space, layout.shape, strict=True))
+    dtype = np.result_type(*(layout.variables[n].dtype for n in getattr(spec, role)), "float32")
+    parts = []
+    for name in getattr(spec, role):
+        levels = layout.variables[name].levels
+        da = _select_levels(_ready(ds[name], spec.sample_dim), levels)
+        for offset in spec.offsets(role, name):
+            here = da
+            if spec.sample_dim in da.dims:
+                here = da.isel({spec.sample_dim: slice(at.start + offset, at.stop + offset)})
+            inner = {d: len(v) for d, v in levels.items()}
+            whole = here.variable.astype(dtype).set_dims(sizes | inner).transpose(*sizes, *levels)
+            parts.append(whole.data.reshape(*whole.shape[: len(sizes)], -1))
+    data = _concatenate(parts)
+    coords = {n: c for n, c in ds.coords.items() if set(c.dims) <= set(sizes)}
+    template = xr.DataArray(
+        np.broadcast_to(np.float32(0), [ds.sizes[d] for d in sizes]), dims=tuple(sizes), coords=coords
+    ).isel({spec.sample_dim: slice(at.start, at.stop)})
+    labels = np.array([str(c) for c in layout.channels(role)])
+    return xr.DataArray(data, dims=(*sizes, "channel"), coords={**template.coords, "channel": labels}, name=role)
+
+
+def unpack(layout: Layout, array: xr.DataArray, role: Role = "targets", *, predicted: bool = False) -> xr.Dataset:
+    """See :meth:`physml.layout.Layout.unpack`."""
+    spec = layout.spec
+    sample = spec.sample_dim
+    valid = layout.valid(role) if predicted and spec.mask is not None else None
+    out: dict[str, xr.DataArray] = {}
+    base = array.drop_vars([n for n in ("channel",) if n in array.coords])
+    for name in getattr(spec, role):
+        known, offsets = layout.variables[name], spec.offsets(role, name)
+        where = layout.where(role, name)
+        da = base.isel(channel=where)
+        if valid is not None and not valid[..., where].all():
+            da = da.where(xr.Variable((*layout.space, "channel"), valid[..., where]))
+        leading = da.dims[:-1]
+        data = da.data.reshape(*da.shape[:-1], len(offsets), *(len(v) for v in known.levels.values()))
+        fresh = xr.DataArray(data, dims=(*leading, "lead", *known.levels), coords=da.coords)
+        if np.issubdtype(known.dtype, np.floating) or not predicted:
+            if not np.issubdtype(known.dtype, np.floating):
+                fresh = fresh.round()
+            fresh = fresh.astype(known.dtype)
+        fresh = fresh.isel(lead=0) if len(offsets) == 1 else fresh.assign_coords(lead=list(offsets))
+        fresh = fresh.assign_coords(
+            {n: c for n, c in layout.statics.coords.items() if set(c.dims) <= set(fresh.dims) and n not in fresh.coords}
+        )
+        order = [d for d in known.dims if d in fresh.dims]
+        order = [*(str(d) for d in fresh.dims if d not in order and d != "lead"), *order]
+        if "lead" in fresh.dims:
+            order.insert(order.index(sample) + 1, "lead")
+        out[name] = fresh.transpose(*order).assign_attrs(known.attrs)
+    return _dated(layout, xr.Dataset(out), role)
+
+
+def _dated(layout: Layout, ds: xr.Dataset, role: Role) -> xr.Dataset:
+    """Give every field the time it is valid at."""
+    sample = layout.spec.sample_dim
+    offsets = sorted({o for n in getattr(layout.spec, role) for o in layout.spec.offsets(role, n)})
+    if offsets == [0] or sample not in ds.coords:
+        return ds
+    base = ds[sample]
+    step = find_step(base) or layout.step
+    if step is None:
+        raise ValueError(
+            describe(
+                f"the dates of the {role} cannot be told",
+                expected=f"a coordinate {sample!r} with a constant step",
+                received=f"{base.size} label(s)",
+                remedy="bind the spec to data of three steps or more",
+            )
+        )
+    if len(offsets) == 1:
+        moved = shift(base.values, step, offsets[0])
+        gone = [n for n, c in ds.coords.items() if sample in c.dims and n != sample]
+        ds = ds.drop_vars(gone).assign_coords({sample: xr.Variable(sample, moved, base.attrs, base.encoding)})
+        return ds
+    dates = np.stack([shift(base.values, step, o) for o in offsets], axis=1)
+    ds["lead"].attrs.update(long_name=f"steps after {sample}", step=str(step))
+    valid = xr.Variable((sample, "lead"), dates, {"long_name": "time at which the field is valid"})
+    return ds.assign_coords(valid_time=valid)
+
+
+def _ready(da: xr.DataArray, sample_dim: str) -> xr.DataArray:
+    """Give a variable that still lies in a file dask chunks, so that packing reads nothing."""
+    if da.chunks is None and not da.variable._in_memory:
+        return da.chunk({sample_dim: "auto"} if sample_dim in da.dims else {})
+    return da
+
+
+def _select_levels(da: xr.DataArray, levels: Mapping[str, tuple[Any, ...]]) -> xr.DataArray:
+    for dim, labels in levels.items():
+        if dim in da.coords and da[dim].values.tolist() != list(labels):
+            missing = [x for x in labels if x not in da[dim].values.tolist()]
+            if missing:
+                raise ValueError(
+                    describe(
+                        f"{da.name!r} lacks levels along {dim!r}",
+                        expected=list(labels),
+                        received=da[dim].values.tolist(),
+                        remedy="give all levels the layout was bound to",
+                    )
+                )
+            da = da.sel({dim: list(labels)})
+    return da
+
+
+def _concatenate(parts: list[Any]) -> Any:
+    if all(isinstance(p, np.ndarray) for p in parts):
+        return np.concatenate(parts, axis=-1)
+    import dask.array as dsa
+
+    chunks = next(p.chunks for p in parts if not isinstance(p, np.ndarray))
+    parts = [p if not isinstance(p, np.ndarray) else dsa.from_array(p, chunks=(*chunks[:-1], -1)) for p in parts]
+    return dsa.concatenate(parts, axis=-1).rechunk({-1: -1})
