@@ -1,0 +1,70 @@
+"""physml: Keras networks that learn on labelled ocean and climate fields and keep the physics.
+
+Public names are imported when they are first used, so ``import physml`` loads neither Keras nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from physml import accessor as _accessor
+from physml.provenance import package_version as _version
+
+__version__ = _version()
+
+_HOMES = {
+    "FieldSpec": "fields",
+    "Layout": "layout",
+    "Scaling": "data.scaling",
+    "split_time": "data.split",
+    "Batches": "data.batches",
+    "FieldModel": "model",
+    "load": "model",
+    "predict": "forecast",
+    "rollout": "forecast",
+    "FieldStep": "forecast",
+    "NonNegative": "constraints.bounds",
+    "Conserve": "constraints.budget",
+    "Constraints": "constraints.combine",
+    "ConstraintLayer": "constraints.layer",
+    "Transport": "constraints.transport",
+}
+_ROOMS = ("assimilation", "constraints", "data", "explain", "grid", "networks", "plot", "report", "testbeds", "verify")
+__all__ = sorted([*_HOMES, *_ROOMS])
+
+if TYPE_CHECKING:
+    from physml.constraints.bounds import NonNegative as NonNegative
+    from physml.constraints.budget import Conserve as Conserve
+    from physml.constraints.combine import Constraints as Constraints
+    from physml.constraints.layer import ConstraintLayer as ConstraintLayer
+    from physml.constraints.transport import Transport as Transport
+    from physml.data.batches import Batches as Batches
+    from physml.data.scaling import Scaling as Scaling
+    from physml.data.split import split_time as split_time
+    from physml.fields import FieldSpec as FieldSpec
+    from physml.forecast import FieldStep as FieldStep
+    from physml.forecast import predict as predict
+    from physml.forecast import rollout as rollout
+    from physml.layout import Layout as Layout
+    from physml.model import FieldModel as FieldModel
+    from physml.model import load as load
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _HOMES:
+        value = getattr(import_module(f"physml.{_HOMES[name]}"), name)
+    elif name in _ROOMS:
+        value = import_module(f"physml.{name}")
+    else:
+        raise AttributeError(f"module 'physml' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+del _accessor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,22 +37,27 @@ def pack(layout: Layout, ds: xr.Dataset, role: Role, *, whole_window: bool = Fal
     dtype = np.result_type(*(layout.variables[n].dtype for n in getattr(spec, role)), "float32")
     parts = []
     for name in getattr(spec, role):
-        levels = layout.variables[name].levels
-        da = _select_levels(_ready(ds[name], spec.sample_dim), levels)
         for offset in spec.offsets(role, name):
-            here = da
+            da = ds[name]
             if spec.sample_dim in da.dims:
-                here = da.isel({spec.sample_dim: slice(at.start + offset, at.stop + offset)})
-            inner = {d: len(v) for d, v in levels.items()}
-            whole = here.variable.astype(dtype).set_dims(sizes | inner).transpose(*sizes, *levels)
-            parts.append(whole.data.reshape(*whole.shape[: len(sizes)], -1))
-    data = _concatenate(parts)
+                da = da.isel({spec.sample_dim: slice(at.start + offset, at.stop + offset)})
+            parts.append(columns(layout, da, name, sizes, dtype))
+    data = concatenate(parts)
     coords = {n: c for n, c in ds.coords.items() if set(c.dims) <= set(sizes)}
     template = xr.DataArray(
         np.broadcast_to(np.float32(0), [ds.sizes[d] for d in sizes]), dims=tuple(sizes), coords=coords
     ).isel({spec.sample_dim: slice(at.start, at.stop)})
     labels = np.array([str(c) for c in layout.channels(role)])
     return xr.DataArray(data, dims=(*sizes, "channel"), coords={**template.coords, "channel": labels}, name=role)
+
+
+def columns(layout: Layout, da: xr.DataArray, name: str, sizes: Mapping[str, int], dtype: Any) -> Any:
+    """Return one variable as ``[*sizes, level]``, broadcast along the dimensions it lacks; lazy where it is lazy."""
+    levels = layout.variables[name].levels
+    da = _select_levels(ready(da, layout.spec.sample_dim), levels)
+    inner = {d: len(v) for d, v in levels.items()}
+    whole = da.variable.astype(dtype).set_dims({**sizes, **inner}).transpose(*sizes, *levels)
+    return whole.data.reshape(*whole.shape[: len(sizes)], -1)
 
 
 def unpack(layout: Layout, array: xr.DataArray, role: Role = "targets", *, predicted: bool = False) -> xr.Dataset:
@@ -115,7 +120,7 @@ def _dated(layout: Layout, ds: xr.Dataset, role: Role) -> xr.Dataset:
     return ds.assign_coords(valid_time=valid)
 
 
-def _ready(da: xr.DataArray, sample_dim: str) -> xr.DataArray:
+def ready(da: xr.DataArray, sample_dim: str) -> xr.DataArray:
     """Give a variable that still lies in a file dask chunks, so that packing reads nothing."""
     if da.chunks is None and not da.variable._in_memory:
         return da.chunk({sample_dim: "auto"} if sample_dim in da.dims else {})
@@ -139,7 +144,7 @@ def _select_levels(da: xr.DataArray, levels: Mapping[str, tuple[Any, ...]]) -> x
     return da
 
 
-def _concatenate(parts: list[Any]) -> Any:
+def concatenate(parts: list[Any]) -> Any:
     if all(isinstance(p, np.ndarray) for p in parts):
         return np.concatenate(parts, axis=-1)
     import dask.array as dsa
@@ -147,3 +152,56 @@ def _concatenate(parts: list[Any]) -> Any:
     chunks = next(p.chunks for p in parts if not isinstance(p, np.ndarray))
     parts = [p if not isinstance(p, np.ndarray) else dsa.from_array(p, chunks=(*chunks[:-1], -1)) for p in parts]
     return dsa.concatenate(parts, axis=-1).rechunk({-1: -1})
+
+
+def map_samples(
+    function: Callable[..., np.ndarray],
+    arrays: Sequence[xr.DataArray],
+    space: Sequence[str],
+    channels: int,
+    dtype: Any,
+    *,
+    reduce: bool = False,
+) -> xr.DataArray:
+    """Apply a function of tensors to packed arrays, block by block of samples where they are lazy.
+
+    Parameters
+    ----------
+    function
+        Takes ``[sample, *space, channel]`` for every array, returns ``[sample, *space, channels]``; with *reduce* the space
+        dimensions of the result have length 1 and are dropped.
+    arrays
+        Packed arrays with the same leading dimensions, matched by position.
+    space
+        Names of the space dimensions.
+    channels, dtype
+        Channels and type of the result.
+
+    Returns
+    -------
+    xarray.DataArray
+        ``[*leading, *space, channel]`` with the leading coordinates of the first array.
+    """
+    core = len(space) + 1
+
+    def block(*blocks: np.ndarray) -> np.ndarray:
+        leading = blocks[0].shape[:-core]
+        flat = [b.reshape(-1, *b.shape[-core:]) for b in blocks]
+        out = function(*flat)
+        shape = out.shape[-1:] if reduce else out.shape[1:]
+        return np.asarray(out).reshape(*leading, *shape)
+
+    names = [f"_in{i}" for i in range(len(arrays))]
+    renamed = [a.drop_vars("channel", errors="ignore").rename(channel=n) for a, n in zip(arrays, names, strict=True)]
+    keep = [] if reduce else list(space)
+    return xr.apply_ufunc(
+        block,
+        *renamed,
+        input_core_dims=[[*space, n] for n in names],
+        output_core_dims=[[*keep, "channel"]],
+        join="override",
+        dask="parallelized",
+        output_dtypes=[np.dtype(dtype)],
+        dask_gufunc_kwargs={"output_sizes": {"channel": channels}, "allow_rechunk": True},
+        keep_attrs=True,
+    )

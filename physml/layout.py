@@ -59,6 +59,8 @@ class Layout:
         The constant step of the sample dimension, or None.
     statics
         Variables and coordinates without sample or member dimension: mask, area, volumes, level labels.
+    kept
+        Names of statics that are saved with the layout, besides mask, area and coordinates.
     """
 
     spec: FieldSpec
@@ -67,6 +69,7 @@ class Layout:
     variables: Mapping[str, Variable]
     step: TimeStep | None
     statics: xr.Dataset
+    kept: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, spec: FieldSpec, ds: xr.Dataset) -> Layout:
@@ -137,6 +140,15 @@ class Layout:
     def targets(self) -> tuple[Channel, ...]:
         """Channels of the target tensor."""
         return self.channels("targets")
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Dimensions whose entries are samples too."""
+        return tuple(self.spec.members or ())
+
+    def split(self, tensor: Any, role: Role) -> dict[str, Any]:
+        """Return the parts ``[..., offset and level]`` of a tensor ``[..., channel]`` by variable."""
+        return {n: tensor[..., self.where(role, n)] for n in getattr(self.spec, role)}
 
     def where(self, role: Role, name: str, offset: int | None = None) -> slice:
         """Return the slice of channels that a variable takes, at one offset or at all."""
@@ -326,6 +338,16 @@ class Layout:
         """
         return _packing.unpack(self, array, role, predicted=predicted)
 
+    def plain(self) -> Layout:
+        """Return the same layout with targets at offset 0: for fields that carry the time they are valid at."""
+        return replace(self, spec=replace(self.spec, target_offsets=(0,)))
+
+    def keep(self, fields: Mapping[str, xr.DataArray]) -> Layout:
+        """Return the same layout with static *fields* saved along with it, in memory."""
+        added = {n: v.reset_coords(drop=True).compute() for n, v in fields.items()}
+        kept = tuple(sorted({*self.kept, *added}))
+        return replace(self, statics=self.statics.drop_vars(list(added), errors="ignore").assign(added), kept=kept)
+
     def load(self) -> Layout:
         """Return the same layout with mask, area and coordinates in memory; fields of samples are left alone."""
         kept = self._kept()
@@ -347,7 +369,8 @@ class Layout:
                 for n, v in self.variables.items()
             },
             "step": None if self.step is None else self.step.to_config(),
-            "kept": {
+            "kept": list(self.kept),
+            "arrays": {
                 n: {
                     "dims": [str(d) for d in v.dims],
                     "shape": list(v.shape),
@@ -364,19 +387,19 @@ class Layout:
 
     def _kept(self) -> dict[str, xr.DataArray]:
         allowed = {*self.space, *(d for v in self.variables.values() for d in v.levels)}
-        names = {n for n in (self.spec.mask, self.spec.area) if n is not None}
+        names = {n for n in (self.spec.mask, self.spec.area, *self.kept) if n is not None}
         names |= {str(n) for n, c in self.statics.coords.items() if set(c.dims) <= allowed}
         return {n: self.statics[n] for n in sorted(names) if self.statics[n].dtype.kind in "biuf"}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Layout:
         """Return the layout that :meth:`to_config` and :meth:`arrays` describe."""
-        kept = {}
-        for n, meta in config["kept"].items():
+        stored = {}
+        for n, meta in config["arrays"].items():
             values = np.ones(meta["shape"], meta["dtype"]) if arrays is None else np.asarray(arrays[n], meta["dtype"])
-            kept[n] = xr.Variable(meta["dims"], values.reshape(meta["shape"]), meta["attrs"])
+            stored[n] = xr.Variable(meta["dims"], values.reshape(meta["shape"]), meta["attrs"])
         spec = FieldSpec(**config["spec"])
-        data = {n: v for n, v in kept.items() if n in (spec.mask, spec.area)}
+        data = {n: v for n, v in stored.items() if n in (spec.mask, spec.area, *config["kept"])}
         return cls(
             spec=spec,
             space=tuple(config["space"]),
@@ -386,7 +409,8 @@ class Layout:
                 for n, v in config["variables"].items()
             },
             step=None if config["step"] is None else TimeStep(**config["step"]),
-            statics=xr.Dataset(data, {n: v for n, v in kept.items() if n not in data}),
+            statics=xr.Dataset(data, {n: v for n, v in stored.items() if n not in data}),
+            kept=tuple(config["kept"]),
         )
 
 

@@ -1,0 +1,24 @@
+"""Constraints: positivity and conservation by variable name, as layers, as losses and after the fact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES = {
+    "Constraint": "base",
+    "NonNegative": "bounds",
+    "Conserve": "budget",
+    "Constraints": "combine",
+    "ConstraintLayer": "layer",
+    "Transport": "transport",
+    "project_sum": "projection",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"physml.constraints.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'physml.constraints' has no attribute {name!r}")

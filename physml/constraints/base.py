@@ -1,0 +1,98 @@
+"""A constraint answers two questions in tensors: how far are these fields from me, and which is the nearest that satisfies me."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from physml._errors import closest, describe
+from physml.layout import Layout
+
+Fields = Mapping[str, Any]
+"""Tensors ``[batch, *space, offset and level]`` by variable."""
+
+
+@dataclass(frozen=True)
+class SumLaw:
+    """One weighted sum per group of cells: what :func:`physml.constraints.projection.project_sum` is asked to hold.
+
+    Attributes
+    ----------
+    axes
+        Space axes (0 for the first) that are summed; levels too if *over_levels*.
+    weights
+        ``[*space, level]`` float64, zero on masked cells.
+    terms
+        Input variables (at offset 0) whose weighted sums make up the total, with their factors.
+    constant
+        Added to the total.
+    """
+
+    axes: tuple[int, ...]
+    over_levels: bool
+    weights: np.ndarray
+    terms: Mapping[str, float]
+    constant: float
+
+
+class Constraint:
+    """One law on named outputs. Subclasses say what they need, and answer :meth:`residual` and :meth:`project`.
+
+    The layer, the soft loss, the metric, :meth:`apply`, :meth:`check` and :meth:`report` are derived in
+    :class:`physml.constraints.Constraints`, for one law or several alike.
+    """
+
+    name: str
+    """Name of the target variable it acts on."""
+
+    def statics(self, layout: Layout) -> dict[str, xr.DataArray]:
+        """Return the static fields to be kept with the layout."""
+        return {}
+
+    def verify(self, layout: Layout) -> None:
+        """Refuse a layout it cannot act on."""
+        if self.name not in layout.spec.targets:
+            raise KeyError(
+                describe(
+                    f"{type(self).__name__} acts on {self.name!r}, which is no target"
+                    f"{closest(self.name, layout.spec.targets)}",
+                    expected=f"one of the targets {tuple(layout.spec.targets)}",
+                    received=repr(self.name),
+                    remedy="correct the name, or add it to the targets of the FieldSpec",
+                )
+            )
+
+    def residual(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
+        """Return how far the outputs are from satisfying the law, zero where they do."""
+        raise NotImplementedError
+
+    def project(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
+        """Return the nearest outputs that satisfy this law alone."""
+        from physml.constraints.combine import Constraints
+
+        return Constraints([self]).project(outputs, inputs, layout)
+
+    def bounds(self, layout: Layout) -> tuple[float | None, float | None]:
+        """Return its lower and upper bound in the units of the variable, None where it sets none."""
+        return None, None
+
+    def sum_law(self, layout: Layout) -> SumLaw | None:
+        """Return the weighted sum it holds, or None."""
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same constraint."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_config().items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.get_config() == other.get_config()
+
+    def __hash__(self) -> int:
+        return hash(repr(self))

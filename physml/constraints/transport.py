@@ -1,0 +1,170 @@
+"""Transport: the network says where the content of every cell goes; positive and conserving by construction."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from physml._errors import closest, describe
+from physml.layout import Layout
+
+CLOSED, PERIODIC = "closed", "periodic"
+
+
+class Transport:
+    """Head that redistributes conserved content among the neighbours of every cell.
+
+    For each cell ``i`` the network gives one number for every displacement ``d`` of a ``size x size`` neighbourhood; a
+    softmax over those that end on a valid cell makes shares ``P(i -> i + d)``, and::
+
+        y_j V_j = sum_i P(i -> j) c_i V_i
+
+    So nothing turns negative, nothing is lost, locally or in total, and the result is linear in ``c``: at any Courant number
+    up to ``size / 2``.
+
+    Parameters
+    ----------
+    size
+        Odd width of the neighbourhood [cells].
+    boundary
+        For every space dimension ``"periodic"`` or ``"closed"``. Never assumed.
+    volume
+        Name of the static field ``V``, such as the cell volume [m3]. None: equal cells.
+    stay
+        Added to the number of the displacement zero, so that an untrained network begins close to persistence.
+
+    Raises
+    ------
+    ValueError
+        For an even size, a boundary that is missing or unknown, targets that are no inputs, and several target offsets.
+
+    Examples
+    --------
+    >>> Transport(size=5, boundary={"lat": "closed", "lon": "periodic"}, volume="cell_volume").size
+    5
+    """
+
+    def __init__(self, size: int, boundary: Mapping[str, str], volume: str | None = None, stay: float = 4.0) -> None:
+        if size < 3 or size % 2 == 0:
+            raise ValueError(
+                describe("Transport: size is no neighbourhood", expected="3, 5, 7, ...", received=size, remedy="size=5")
+            )
+        self.size, self.boundary, self.volume, self.stay = size, dict(boundary), volume, float(stay)
+
+    def channels(self, layout: Layout) -> int:
+        """Return how many channels the network must give: one for every displacement."""
+        return self.size ** len(layout.space)
+
+    def statics(self, layout: Layout) -> Sequence[str]:
+        """Return the names of the static fields that are kept with the layout."""
+        return () if self.volume is None else (self.volume,)
+
+    def bind(self, layout: Layout) -> None:
+        """Prepare masks and volumes for a layout; refuse one it cannot act on."""
+        missing = [d for d in layout.space if d not in self.boundary]
+        unknown = [d for d in self.boundary if d not in layout.space]
+        bad = {d: b for d, b in self.boundary.items() if b not in (CLOSED, PERIODIC)}
+        if missing or unknown or bad:
+            hint = closest(unknown[0], layout.space) if unknown else ""
+            raise ValueError(
+                describe(
+                    f"Transport: the boundary does not fit the grid{hint}",
+                    expected=f"'{PERIODIC}' or '{CLOSED}' for each of {layout.space}",
+                    received=self.boundary,
+                    remedy="say for every space dimension what lies beyond its ends",
+                )
+            )
+        for name in layout.spec.targets:
+            layout.where("inputs", name, 0)
+            if len(layout.spec.offsets("targets", name)) > 1:
+                raise ValueError(
+                    describe(
+                        f"Transport moves {name!r} over one step",
+                        expected="one target offset",
+                        received=layout.spec.offsets("targets", name),
+                        remedy="roll the one-step model out",
+                    )
+                )
+        valid = layout.valid("targets")
+        wet = valid[..., 0]
+        if not (valid == wet[..., None]).all():
+            raise ValueError(
+                describe(
+                    "Transport needs one mask for all targets",
+                    expected="the same valid cells on every target and level",
+                    received=f"{valid.reshape(-1, valid.shape[-1]).sum(0).tolist()} valid cells by channel",
+                    remedy="use a mask without levels, or one Transport model for each level",
+                )
+            )
+        volume = np.ones(layout.shape) if self.volume is None else layout.static(self.volume)[..., 0]
+        if not (volume[wet] > 0).all():
+            raise ValueError(
+                describe(
+                    f"Transport: volume {self.volume!r} is not positive on every valid cell",
+                    expected="> 0",
+                    received=f"{int((~(volume[wet] > 0)).sum())} cells zero, negative or missing",
+                    remedy="correct the volume, or mask those cells",
+                )
+            )
+        scale = volume[wet].mean()
+        self._volume = np.where(wet, volume / scale, 0.0).astype("float32")[..., None]
+        self._inverse = np.where(wet, scale / np.where(wet, volume, 1.0), 0.0).astype("float32")[..., None]
+        reach = self.size // 2
+        self._moves = list(itertools.product(range(-reach, reach + 1), repeat=len(layout.space)))
+        self._periodic = [self.boundary[d] == PERIODIC for d in layout.space]
+        prior = np.stack([np.where(self._lands_on(wet, move), 0.0, -1e9) for move in self._moves], axis=-1)
+        prior[..., self._moves.index((0,) * len(layout.space))] = self.stay
+        self._prior = prior.astype("float32")
+        self._state = [layout.where("inputs", n, 0) for n in layout.spec.targets]
+
+    def _lands_on(self, wet: np.ndarray, move: tuple[int, ...]) -> np.ndarray:
+        """Return where a displacement from each cell ends on a valid cell of the domain."""
+        lands = wet
+        for axis, step in enumerate(move):
+            lands = np.roll(lands, -step, axis)
+            if not self._periodic[axis] and step:
+                edge: list[Any] = [slice(None)] * wet.ndim
+                edge[axis] = slice(-step, None) if step > 0 else slice(None, -step)
+                lands = lands.copy()
+                lands[tuple(edge)] = False
+        return lands
+
+    def shares(self, network_output: Any) -> Any:
+        """Return ``P(i -> i + d)``, ``[batch, *space, displacement]``: the share of each cell's content by where it goes."""
+        return ops.softmax(ops.cast(network_output, "float32") + self._prior, axis=-1)
+
+    def __call__(self, network_output: Any, inputs: Any) -> Any:
+        """Return the moved fields.
+
+        Parameters
+        ----------
+        network_output
+            ``[batch, *space, displacement]``.
+        inputs
+            ``[batch, *space, input channel]`` in physical units.
+
+        Returns
+        -------
+        tensor
+            ``[batch, *space, target channel]`` in physical units.
+        """
+        state = ops.concatenate([inputs[..., s] for s in self._state], axis=-1)
+        content = state * self._volume
+        shares = self.shares(network_output)
+        total = None
+        for index, move in enumerate(self._moves):
+            part = shares[..., index : index + 1] * content
+            for axis, step in enumerate(move):
+                if step:
+                    # A roll is exact for closed ends too: shares that would leave the domain are zero.
+                    part = ops.roll(part, step, axis=axis + 1)
+            total = part if total is None else total + part
+        return total * self._inverse
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {"size": self.size, "boundary": self.boundary, "volume": self.volume, "stay": self.stay}

@@ -1,0 +1,16 @@
+"""Data: splitting in time, scaling, and batches for Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES = {"Split": "split", "split_time": "split", "Scaling": "scaling", "Batches": "batches"}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"physml.data.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'physml.data' has no attribute {name!r}")

@@ -1,0 +1,370 @@
+"""Labelled fields through a FieldModel: one prediction for every sample, or a roll-out step by step; lazy when they are."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import uuid
+from typing import Any
+
+import keras
+import numpy as np
+import xarray as xr
+
+from physml import _packing
+from physml._errors import describe
+from physml.data.batches import fill_masked
+from physml.layout import Layout
+from physml.model import FieldModel, load
+from physml.provenance import stamp
+from physml.timeaxis import TimeStep, find_step, shift
+
+
+class Predictor:
+    """A FieldModel as a function of arrays ``[row, *space, channel]``, in batches of one fixed size.
+
+    The last batch is padded, so that a single signature is compiled. One thread at a time runs the network, which uses all
+    cores itself, while others read. Sent to another process it travels as a ``.keras`` file and is loaded there once.
+    """
+
+    def __init__(self, model: FieldModel, batch_size: int = 32) -> None:
+        if batch_size < 1:
+            raise ValueError(
+                describe("batch_size is not positive", expected=">= 1", received=batch_size, remedy="batch_size=32")
+            )
+        self.model, self.batch_size = model, batch_size
+        self.token = uuid.uuid4().hex
+        self._lock = threading.Lock()
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return the outputs of all rows, masked cells 0; refuse inputs missing on valid cells."""
+        layout = self.model.layout
+        x = fill_masked(np.asarray(x, self.model.compute_dtype), layout.valid("inputs"), layout, "inputs")
+        out = np.empty((*x.shape[:-1], len(layout.targets)), self.model.compute_dtype)
+        size = self.batch_size
+        with self._lock:
+            for start in range(0, len(x), size):
+                rows = x[start : start + size]
+                n = len(rows)
+                if n < size:
+                    rows = np.concatenate([rows, np.repeat(rows[-1:], size - n, axis=0)])
+                out[start : start + n] = np.asarray(self.model.predict_on_batch(rows))[:n]
+        return out
+
+    def __dask_tokenize__(self) -> str:
+        return self.token
+
+    def __reduce__(self) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "model.keras")
+            self.model.save(path)
+            with open(path, "rb") as file:
+                return _restore, (file.read(), self.batch_size, self.token)
+
+
+_RESTORED: dict[str, Predictor] = {}
+
+
+def _restore(data: bytes, batch_size: int, token: str) -> Predictor:
+    if token not in _RESTORED:
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "model.keras")
+            with open(path, "wb") as file:
+                file.write(data)
+            _RESTORED[token] = Predictor(load(path), batch_size)
+            _RESTORED[token].token = token
+    return _RESTORED[token]
+
+
+def predict(model: FieldModel | str, ds: xr.Dataset, *, batch_size: int = 32) -> xr.Dataset:
+    """Predict the targets for every sample of a Dataset.
+
+    Parameters
+    ----------
+    model
+        A FieldModel, or the path of a saved one.
+    ds
+        Data with the inputs; targets are not needed.
+    batch_size
+        Rows given to the network at a time.
+
+    Returns
+    -------
+    xarray.Dataset
+        The targets, named, with their units, levels and order of dimensions, missing exactly on masked cells, at the time they
+        are valid at (with several target offsets: on ``lead``, with ``valid_time``). Lazy where *ds* is lazy, with memory
+        independent of its length.
+
+    Raises
+    ------
+    KeyError, ValueError
+        Where the data do not fit the model; on computing, where inputs are missing on valid cells.
+
+    Examples
+    --------
+    >>> forecast = physml.predict("model.keras", ds)  # doctest: +SKIP
+    """
+    model = load(model) if isinstance(model, str | os.PathLike) else model
+    layout = model.layout
+    packed = layout.pack(ds, "inputs")
+    predictor = Predictor(model, batch_size)
+    out = _packing.map_samples(predictor, [packed], layout.space, len(layout.targets), model.compute_dtype)
+    fields = layout.unpack(out, "targets", predicted=True)
+    return _stamped(fields, ds, model, "predict")
+
+
+def _stamped(fields: xr.Dataset, ds: xr.Dataset, model: FieldModel, action: str) -> xr.Dataset:
+    fields.attrs = {k: v for k, v in ds.attrs.items() if k in ("Conventions", "history", "source", "references")}
+    return stamp(fields, f"{action} with {model.name}", {f"model_{k.removeprefix('physml_')}": v for k, v in model.provenance.items()})
+
+
+def rollout(
+    model: FieldModel | str,
+    initial: xr.Dataset,
+    steps: int,
+    forcing: xr.Dataset | None = None,
+    *,
+    batch_size: int = 32,
+) -> xr.Dataset:
+    """Run a one-step model forward, each forecast the next input.
+
+    Parameters
+    ----------
+    model
+        A FieldModel whose targets are among its inputs, with one target offset; or the path of a saved one.
+    initial
+        The state at the start: the last times along the sample dimension are used, as many as the input offsets need.
+    steps
+        Number of steps.
+    forcing
+        The inputs that are no targets, at every time a step begins. Inputs without sample dimension may be in either Dataset.
+    batch_size
+        Rows (members) given to the network at a time.
+
+    Returns
+    -------
+    xarray.Dataset
+        The targets at the times they are valid at, the initial state not among them; ``step`` counts from 1. Lazy where
+        *initial* or *forcing* is.
+
+    Raises
+    ------
+    KeyError, ValueError
+        For models that are no time step, missing forcing, and data that do not fit.
+    """
+    model = load(model) if isinstance(model, str | os.PathLike) else model
+    layout, spec = model.layout, model.layout.spec
+    sample, stride, history = spec.sample_dim, *_is_step(layout)
+    if steps < 1:
+        raise ValueError(describe("rollout: no steps", expected="steps >= 1", received=steps, remedy="steps=10"))
+    if sample not in initial.dims:
+        initial = initial.expand_dims(sample)
+    if initial.sizes[sample] < history:
+        raise ValueError(
+            describe(
+                "rollout: the initial state is too short for the input offsets",
+                expected=f"{history} times along {sample!r}",
+                received=initial.sizes[sample],
+                remedy=f"select the last {history} times before the start",
+            )
+        )
+    initial = initial.isel({sample: slice(-history, None)})
+    start, step = _start(initial, forcing, layout)
+    labels = [shift(start, step, i * stride)[0] for i in range(steps + 1)] if start is not None and step else None
+
+    names = list(spec.targets)
+    driven = [n for n in spec.inputs if n not in names]
+    sources = {n: _source(n, layout, initial, forcing) for n in driven}
+    members = {m: s.sizes[m] for m in layout.members for s in [initial, forcing] if s is not None and m in s.dims}
+    outer = members | dict(zip(layout.space, layout.shape, strict=True))
+    kind = model.compute_dtype
+    layout.plain().check(initial, "targets")
+    past = [
+        {n: _packing.columns(layout, initial[n].isel({sample: i}), n, outer, kind) for n in names}
+        for i in range(initial.sizes[sample])
+    ]
+    still = {n: _packing.columns(layout, s, n, outer, kind) for n, s in sources.items() if sample not in s.dims}
+    positions = _positions(sources, sample, labels, steps, spec)
+    predictor = Predictor(model, batch_size)
+    template = initial[names[0]].isel({sample: 0}, drop=True)
+    kept = {k: c for s in (initial, forcing) if s is not None for k, c in s.coords.items() if set(c.dims) <= set(outer)}
+    kept.pop(sample, None)
+    out = []
+    for i in range(steps):
+        parts = []
+        for name in spec.inputs:
+            for offset in spec.offsets("inputs", name):
+                if name in names:
+                    parts.append(past[offset - 1][name])
+                elif name in still:
+                    parts.append(still[name])
+                else:
+                    at = positions[name][i] + offset
+                    parts.append(_packing.columns(layout, sources[name].isel({sample: at}), name, outer, kind))
+        x = xr.DataArray(_packing.concatenate(parts), dims=(*outer, "channel"))
+        y = _packing.map_samples(predictor, [x], layout.space, len(layout.targets), kind)
+        out.append(y)
+        past = [*past[1:], {n: y.data[..., layout.where("targets", n)] for n in names}]
+    whole = xr.concat(out, dim=sample, join="override").transpose(*members, sample, ...)
+    coords = {k: c for k, c in kept.items() if k in template.coords or set(c.dims) <= set(outer)}
+    whole = whole.assign_coords(coords)
+    if labels is not None:
+        origin = next(s for s in (initial, forcing) if s is not None and sample in s.coords)
+        axis = np.array(labels[1:], dtype=np.asarray(start).dtype)
+        whole = whole.assign_coords({sample: xr.Variable(sample, axis, origin[sample].attrs)})
+    whole = whole.assign_coords(step=(sample, np.arange(1, steps + 1), {"long_name": "steps since the initial state"}))
+    fields = layout.plain().unpack(whole, "targets", predicted=True)
+    return _stamped(fields, initial, model, f"rollout of {steps} steps")
+
+
+def _is_step(layout: Layout) -> tuple[int, int]:
+    """Return the stride and the number of past states of a one-step model, or say why it is none."""
+    spec = layout.spec
+    strangers = [n for n in spec.targets if n not in spec.inputs]
+    offsets = spec.offsets("targets", spec.targets[0])
+    low, high = spec.window("inputs")
+    problem = None
+    if strangers:
+        problem = f"the targets {strangers} are no inputs"
+    elif len(offsets) != 1 or offsets[0] < 1:
+        problem = f"target offsets {offsets}"
+    elif max(o for n in spec.targets for o in spec.offsets("inputs", n)) > 0:
+        problem = f"the state is needed at later times, offsets up to {high}"
+    elif low < 0 and offsets[0] != 1 and any(min(spec.offsets("inputs", n)) < 0 for n in spec.targets):
+        problem = f"past states with a stride of {offsets[0]}"
+    if problem is not None:
+        raise ValueError(
+            describe(
+                "the model is no time step",
+                expected="targets among the inputs, at offsets <= 0, and one target offset > 0",
+                received=problem,
+                remedy="train a one-step model: target_offsets=1 with the state among the inputs",
+            )
+        )
+    return offsets[0], 1 - min(min(spec.offsets("inputs", n)) for n in spec.targets)
+
+
+def _start(
+    initial: xr.Dataset, forcing: xr.Dataset | None, layout: Layout
+) -> tuple[np.ndarray | None, TimeStep | None]:
+    sample = layout.spec.sample_dim
+    if sample not in initial.coords:
+        return None, None
+    axes = [s[sample] for s in (forcing, initial) if s is not None and sample in s.coords and s[sample].ndim]
+    step = layout.step or next((found for a in axes if (found := find_step(a)) is not None), None)
+    return initial[sample].values[-1:], step
+
+
+def _source(name: str, layout: Layout, initial: xr.Dataset, forcing: xr.Dataset | None) -> xr.DataArray:
+    sample = layout.spec.sample_dim
+    moving = sample in layout.variables[name].dims
+    for ds in (forcing,) if moving else (forcing, initial):
+        if ds is not None and name in ds.variables:
+            if moving and sample not in ds[name].dims:
+                return ds[name].expand_dims(sample)
+            return ds[name]
+    raise KeyError(
+        describe(
+            f"rollout: the input {name!r} is no target and has to be given",
+            expected=f"forcing=Dataset with {name!r}" + (f" along {sample!r}" if moving else ""),
+            received="no forcing" if forcing is None else ", ".join(str(v) for v in forcing.data_vars),
+            remedy="pass forcing with all inputs that are not predicted",
+        )
+    )
+
+
+def _positions(
+    sources: dict[str, xr.DataArray], sample: str, labels: list[Any] | None, steps: int, spec: Any
+) -> dict[str, list[int]]:
+    found = {}
+    for name, da in sources.items():
+        if sample not in da.dims:
+            continue
+        if labels is None or sample not in da.coords:
+            at = np.arange(steps) - min(0, min(spec.offsets("inputs", name)))
+        else:
+            at = da.indexes[sample].get_indexer(labels[:steps])
+        offsets = spec.offsets("inputs", name)
+        bad = [i for i in range(steps) if at[i] < 0 or at[i] + offsets[0] < 0 or at[i] + offsets[-1] >= da.sizes[sample]]
+        if bad:
+            when = labels[bad[0]] if labels is not None else f"step {bad[0] + 1}"
+            raise ValueError(
+                describe(
+                    f"rollout: forcing {name!r} is missing at {when}",
+                    expected=f"values at each of the {steps} steps, at offsets {offsets}",
+                    received=f"{da.sizes[sample]} times"
+                    + (f" from {da[sample].values[0]} to {da[sample].values[-1]}" if sample in da.coords else ""),
+                    remedy="give forcing for the whole roll-out, or fewer steps",
+                )
+            )
+        found[name] = [int(a) for a in at]
+    return found
+
+
+class FieldStep(keras.layers.Layer):
+    """A one-step FieldModel as a time step: state to state, in physical units.
+
+    The same object makes a forecast, carries an ensemble and can be differentiated.
+
+    Parameters
+    ----------
+    model
+        A FieldModel whose targets are among its inputs, all inputs at offset 0.
+
+    Call arguments
+    --------------
+    state : ``[batch, *space, state channel]``, the targets in their order.
+    forcing : ``[batch, *space, forcing channel]``, the other inputs in their order; None where there are none.
+
+    Output shape
+    ------------
+    That of *state*.
+
+    Raises
+    ------
+    ValueError
+        For models that are no time step or need past states.
+    """
+
+    def __init__(self, model: FieldModel, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        layout, spec = model.layout, model.layout.spec
+        _is_step(layout)
+        if spec.window("inputs") != (0, 0):
+            raise ValueError(
+                describe(
+                    "the model needs more than the present state",
+                    expected="input offsets (0,)",
+                    received=spec.window("inputs"),
+                    remedy="use physml.rollout, or train with input_offsets=0",
+                )
+            )
+        self.model = model
+        self.state_names = tuple(spec.targets)
+        self.forcing_names = tuple(n for n in spec.inputs if n not in spec.targets)
+        self._from: list[tuple[bool, slice]] = []
+        used = 0
+        for name in spec.inputs:
+            depth = layout.variables[name].depth
+            if name in spec.targets:
+                self._from.append((True, layout.where("targets", name)))
+            else:
+                self._from.append((False, slice(used, used + depth)))
+                used += depth
+        self.built = True
+
+    def call(self, state: Any, forcing: Any = None, training: bool | None = None) -> Any:
+        """Return the state one step later."""
+        if self.forcing_names and forcing is None:
+            raise ValueError(
+                describe(
+                    "the step needs forcing",
+                    expected=f"a tensor with the channels of {self.forcing_names}",
+                    received="None",
+                    remedy="step(state, forcing)",
+                )
+            )
+        parts = [(state if from_state else forcing)[..., at] for from_state, at in self._from]
+        x = parts[0] if len(parts) == 1 else keras.ops.concatenate(parts, axis=-1)
+        return self.model(x, training=training)

@@ -1,0 +1,352 @@
+"""FieldModel: scaling, network, head and constraints as one Keras model in physical units."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from physml._errors import describe
+from physml.constraints.base import Constraint
+from physml.constraints.combine import Constraints
+from physml.constraints.layer import concatenate
+from physml.constraints.transport import Transport
+from physml.data.scaling import Scaling
+from physml.fields import FieldSpec
+from physml.layout import Layout
+from physml.provenance import record
+
+
+@keras.saving.register_keras_serializable(package="physml")
+class FieldModel(keras.Model):
+    """Any Keras network between named fields: physical units at both ends, laws enforced at the end.
+
+    Inputs are scaled, masked cells set to zero, the network applied, its output brought back to physical units and moved onto
+    the constraints. All of it is the graph of one ``keras.Model``, so ``compile``, ``fit``, ``predict`` and ``save`` work as
+    for any other; one ``.keras`` file holds network, spec, scaling, masks, constraints and provenance.
+
+    Losses and metrics see targets and predictions in scaled units (divided by the standard deviation of the target, or of its
+    change with *increment*), so that pressure in Pa does not drown humidity in kg kg-1.
+
+    Parameters
+    ----------
+    network
+        Maps ``[batch, *space, input channel]`` to ``[batch, *space, target channel]`` (or what *head* asks for), in scaled
+        units. Any Keras model or layer.
+    spec
+        The :class:`physml.FieldSpec`, or its layout. Not needed with *scaling*, which knows it.
+    scaling
+        From :meth:`physml.Scaling.fit` on the training data. None: no scaling; *spec* must then be a layout.
+    constraints
+        Laws that hold in every output.
+    head
+        Turns the network's output into physical fields in place of the unscaling, such as :class:`physml.Transport`.
+    increment
+        The network predicts the change of each target from its value among the inputs, scaled by the standard deviation of
+        that change, so that float32 keeps small anomalies of large fields.
+    penalties
+        Laws whose violation joins the loss (soft), with *penalty* as weight.
+    penalty
+        Weight of *penalties*.
+    loss_units
+        ``"scaled"`` or ``"physical"``: what losses and metrics see.
+    provenance
+        Entries kept with the model, such as the source of the data.
+
+    Raises
+    ------
+    ValueError
+        Where the network's output does not have the channels, or a law does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from physml import FieldModel, FieldSpec, NonNegative, Scaling, networks
+    >>> rng = np.random.default_rng(0)
+    >>> ds = xr.Dataset({"c": (("time", "x"), rng.random((9, 4)))}, {"time": np.arange(9)})
+    >>> scaling = Scaling.fit(ds, FieldSpec("c", "c", target_offsets=1))
+    >>> model = FieldModel(networks.mlp(scaling.layout), scaling=scaling, constraints=[NonNegative("c")])
+    >>> model.predict_on_batch(np.zeros((2, 4, 1))).shape
+    (2, 4, 1)
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        spec: FieldSpec | Layout | None = None,
+        scaling: Scaling | None = None,
+        constraints: Constraints | Iterable[Constraint] | Constraint = (),
+        *,
+        head: Transport | None = None,
+        increment: bool = False,
+        penalties: Constraints | Iterable[Constraint] | Constraint = (),
+        penalty: float = 1.0,
+        loss_units: str = "scaled",
+        provenance: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Physical units do not fit into half precision: mixed precision belongs to the network inside.
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.network = network
+        self.constraints = constraints if isinstance(constraints, Constraints) else Constraints(constraints)
+        self.penalties = penalties if isinstance(penalties, Constraints) else Constraints(penalties)
+        self.penalty, self.head, self.increment = float(penalty), head, bool(increment)
+        if loss_units not in ("scaled", "physical"):
+            raise ValueError(
+                describe(
+                    "FieldModel: loss_units is not understood",
+                    expected="'scaled' or 'physical'",
+                    received=repr(loss_units),
+                    remedy="loss_units='scaled'",
+                )
+            )
+        self.loss_units = loss_units
+        self.provenance = record(**(provenance or {}))
+        layout = _layout(spec, scaling)
+        layout = self.penalties.bind(self.constraints.bind(layout.load()))
+        if head is not None:
+            layout = layout.keep({n: layout.statics[n] for n in head.statics(layout)})
+        self._attach(layout, (scaling or Scaling.identity(layout)).to_config())
+        self._check_network()
+        self(keras.Input((*layout.shape, len(layout.inputs)), dtype=self.compute_dtype))
+
+    # the constants of the graph -----------------------------------------------------------------------------------
+
+    def _attach(self, layout: Layout, scaling: Mapping[str, Any]) -> None:
+        """Hold a layout, and everything derived from it and the scaling, as arrays."""
+        self.layout = layout
+        self.scaling = Scaling.from_config(scaling, layout)
+        kind = self.compute_dtype
+
+        def vector(what: str, role: Any) -> np.ndarray:
+            return self.scaling.vector(what, role).astype(kind)
+
+        self._mean_in, self._std_in = vector("mean", "inputs"), vector("std", "inputs")
+        self._mean_out, self._std_out = vector("mean", "targets"), vector("std", "targets")
+        self._unit = vector("increment", "targets") if self.increment else self._std_out
+        if self.increment:
+            self._states = [layout.where("inputs", n, 0) for n in layout.spec.targets]
+        valid_in, valid_out = layout.valid("inputs"), layout.valid("targets")
+        self._valid_in = None if valid_in.all() else valid_in
+        self._valid_out = None if valid_out.all() else valid_out
+        if self.head is not None:
+            self.head.bind(layout)
+
+    def _check_network(self) -> None:
+        layout = self.layout
+        wanted = len(layout.targets) if self.head is None else self.head.channels(layout)
+        shape = self.network.compute_output_shape((None, *layout.shape, len(layout.inputs)))
+        if tuple(shape[1:]) != (*layout.shape, wanted):
+            raise ValueError(
+                describe(
+                    "the network's output does not fit the targets"
+                    if self.head is None
+                    else f"the network's output does not fit the head {type(self.head).__name__}",
+                    expected=f"[batch, {', '.join(map(str, layout.shape))}, {wanted}]"
+                    + (f" for {', '.join(map(str, layout.targets))}" if self.head is None else ""),
+                    received=[s if s is not None else "batch" for s in shape],
+                    remedy="give the last layer that many channels and keep the grid (padding)",
+                )
+            )
+
+    # the graph --------------------------------------------------------------------------------------------------------
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return physical targets ``[batch, *space, channel]`` of physical inputs; masked cells hold 0."""
+        x = ops.cast(inputs, self.compute_dtype)
+        if self._valid_in is not None:
+            x = ops.where(self._valid_in, x, ops.zeros_like(x))
+        z = (x - self._mean_in) / self._std_in
+        if self._valid_in is not None:
+            z = ops.where(self._valid_in, z, ops.zeros_like(z))
+        n = ops.cast(self.network(z, training=training), self.compute_dtype)
+        if self.head is not None:
+            y = ops.cast(self.head(n, x), self.compute_dtype)
+        elif self.increment:
+            y = self._state(x) + n * self._unit
+        else:
+            y = n * self._std_out + self._mean_out
+        y = self._masked(y)
+        if len(self.constraints) or len(self.penalties):
+            fields_in = self.layout.split(x, "inputs")
+            if len(self.penalties):
+                found = self.penalties.penalty(self.layout.split(y, "targets"), fields_in, self.layout)
+                self.add_loss(self.penalty * found)
+            if len(self.constraints):
+                moved = self.constraints.project(self.layout.split(y, "targets"), fields_in, self.layout)
+                y = self._masked(concatenate(moved, self.layout))
+        return y
+
+    def _state(self, x: Any) -> Any:
+        """Return every target's value at offset 0, repeated for its target offsets, ``[batch, *space, target channel]``."""
+        parts = []
+        for name, where in zip(self.layout.spec.targets, self._states, strict=True):
+            parts += [x[..., where]] * len(self.layout.spec.offsets("targets", name))
+        return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
+
+    def _masked(self, y: Any) -> Any:
+        return y if self._valid_out is None else ops.where(self._valid_out, y, ops.zeros_like(y))
+
+    # losses and metrics in scaled units -------------------------------------------------------------------------------
+
+    def _scaled(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """Return targets in the units of the loss; masked cells 0; a last axis of 1 where weights differ by channel."""
+        y = self._masked(ops.cast(y, self.compute_dtype))
+        if self.loss_units == "scaled":
+            y = self._masked((y - self._mean_out) / self._unit)
+        by_channel = sample_weight is not None and len(sample_weight.shape) == len(y.shape) and y.shape[-1] > 1
+        return (ops.expand_dims(y, -1) if by_channel else y), sample_weight
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Return the compiled loss of scaled targets, plus penalties."""
+        if y is not None and y_pred is not None:
+            y, _ = self._scaled(y, sample_weight)
+            y_pred, _ = self._scaled(y_pred, sample_weight)
+        return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Return the compiled metrics of scaled targets."""
+        if y is not None and y_pred is not None:
+            y, _ = self._scaled(y, sample_weight)
+            y_pred, _ = self._scaled(y_pred, sample_weight)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    # saving -----------------------------------------------------------------------------------------------------------
+
+    def build(self, input_shape: Any = None) -> None:
+        """Build the network; the model is already built when it is made."""
+        if not self.network.built:
+            self.network.build(input_shape)
+        self.built = True
+
+    def save_own_variables(self, store: Any) -> None:
+        """Store mask, area, coordinates and the fields that constraints need."""
+        for name, array in self.layout.arrays().items():
+            store[name] = array
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restore what :meth:`save_own_variables` stored."""
+        arrays = {n: np.asarray(store[n]) for n in self.layout.arrays()}
+        self._attach(Layout.from_config(self.layout.to_config(), arrays), self.scaling.to_config())
+
+    def get_config(self) -> dict[str, Any]:
+        """Return plain values that make the same model again."""
+        return {
+            "name": self.name,
+            "network": keras.saving.serialize_keras_object(self.network),
+            "layout": self.layout.to_config(),
+            "scaling": self.scaling.to_config(),
+            "constraints": self.constraints.to_config(),
+            "penalties": self.penalties.to_config(),
+            "penalty": self.penalty,
+            "head": None if self.head is None else {"type": type(self.head).__name__, **self.head.get_config()},
+            "increment": self.increment,
+            "loss_units": self.loss_units,
+            "provenance": dict(self.provenance),
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> FieldModel:
+        """Return the model that :meth:`get_config` describes."""
+        config = dict(config)
+        layout = Layout.from_config(config.pop("layout"))
+        head = config.pop("head")
+        network = keras.saving.deserialize_keras_object(config.pop("network"), custom_objects=custom_objects)
+        return cls(
+            network,
+            layout,
+            Scaling.from_config(config.pop("scaling"), layout),
+            Constraints.from_config(config.pop("constraints")),
+            penalties=Constraints.from_config(config.pop("penalties")),
+            head=None if head is None else make_head(head),
+            dtype=keras.saving.deserialize_keras_object(config.pop("dtype")),
+            **config,
+        )
+
+
+def make_head(config: Mapping[str, Any]) -> Transport:
+    """Return the head described by ``{"type": "Transport", **arguments}``."""
+    if config.get("type") != "Transport":
+        raise ValueError(
+            describe(
+                "unknown head", expected="'Transport'", received=repr(config.get("type")), remedy="correct head.type"
+            )
+        )
+    return Transport(**{k: v for k, v in config.items() if k != "type"})
+
+
+def _layout(spec: FieldSpec | Layout | None, scaling: Scaling | None) -> Layout:
+    if scaling is not None:
+        bound = scaling.layout
+        wanted = spec.spec if isinstance(spec, Layout) else spec
+        if wanted is not None and wanted != bound.spec:
+            raise ValueError(
+                describe(
+                    "FieldModel: the scaling was fitted to another spec",
+                    expected=bound.spec,
+                    received=wanted,
+                    remedy="Scaling.fit(train, spec) with the spec of the model",
+                )
+            )
+        return bound
+    if isinstance(spec, Layout):
+        return spec
+    raise ValueError(
+        describe(
+            "FieldModel does not know the grid",
+            expected="scaling=Scaling.fit(train, spec), or spec.bind(ds)",
+            received=f"spec={type(spec).__name__}, scaling=None",
+            remedy="fit a Scaling to the training data",
+        )
+    )
+
+
+def load(path: str | os.PathLike[str]) -> FieldModel:
+    """Return a saved FieldModel.
+
+    Parameters
+    ----------
+    path
+        A ``.keras`` file written by ``model.save(path)``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Where there is no such file, or it holds something else.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            describe(
+                f"no model at {path!r}", expected="a .keras file", received="nothing there", remedy="check the path"
+            )
+        )
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:  # Keras raises many classes for a file it cannot read
+        raise ValueError(
+            describe(
+                f"the model at {path!r} cannot be read",
+                expected="a whole .keras file written by FieldModel.save",
+                received=f"{type(error).__name__}: {error}",
+                remedy="save the model again, or copy the file again",
+            )
+        ) from error
+    if not isinstance(model, FieldModel):
+        raise ValueError(
+            describe(
+                f"the model at {path!r} is no FieldModel",
+                expected="physml.FieldModel",
+                received=type(model).__name__,
+                remedy="keras.saving.load_model reads plain Keras models",
+            )
+        )
+    return model

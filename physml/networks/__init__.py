@@ -1,0 +1,16 @@
+"""Networks: builders that return plain Keras models for the channels of a layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES = {"cnn": "convolutional", "mlp": "perceptron", "Pad": "padding", "BUILDERS": "builders", "build": "builders"}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"physml.networks.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'physml.networks' has no attribute {name!r}")
