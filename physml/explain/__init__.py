@@ -1,0 +1,47 @@
+"""Explanations: what each named group of inputs contributes to a prediction.
+
+>>> from physml.explain import Explainer, box_mean, climatology, groups
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Loaded at once, since the function has the name of its module, which would otherwise take its place here.
+from physml.explain.groups import Groups as Groups
+from physml.explain.groups import groups as groups
+
+if TYPE_CHECKING:
+    from physml.explain.baselines import Baseline as Baseline
+    from physml.explain.baselines import climatology as climatology
+    from physml.explain.baselines import samples as samples
+    from physml.explain.baselines import zero as zero
+    from physml.explain.game import area_mean as area_mean
+    from physml.explain.game import box_mean as box_mean
+    from physml.explain.game import cell as cell
+    from physml.explain.game import field as field
+    from physml.explain.shapley import Exact as Exact
+    from physml.explain.shapley import Explainer as Explainer
+    from physml.explain.shapley import PairedPermutations as PairedPermutations
+    from physml.explain.shapley import interval as interval
+    from physml.explain.shapley import shapley_values as shapley_values
+
+_HOMES = {
+    "baselines": ("Baseline", "climatology", "samples", "zero"),
+    "game": ("area_mean", "box_mean", "cell", "field"),
+    "shapley": ("Exact", "Explainer", "PairedPermutations", "interval", "shapley_values"),
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_MODULES, "Groups", "groups"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
