@@ -8,6 +8,7 @@ import json
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from physml._errors import describe
@@ -61,7 +62,12 @@ def parse_units(units: str) -> Any:
     ValueError
         Where the string is no unit.
     """
-    import cf_xarray.units
+    import warnings
+
+    with warnings.catch_warnings():
+        # Its units also offer themselves to matplotlib, and warn where that is not installed.
+        warnings.simplefilter("ignore")
+        import cf_xarray.units
 
     try:
         return cf_xarray.units.units.parse_units(units)
@@ -77,13 +83,32 @@ def parse_units(units: str) -> Any:
 
 
 def same_units(a: str, b: str) -> bool:
-    """Tell whether two CF unit strings mean the same unit ("m/s" and "m s-1"), scale and offset included."""
+    """Tell whether two CF unit strings mean the same unit ("m/s" and "m s-1", "hPa" and "mbar"), scale and offset included.
+
+    Examples
+    --------
+    >>> same_units("m/s", "m s-1"), same_units("degC", "K")
+    (True, False)
+    """
     if a == b:
         return True
     left, right = parse_units(a), parse_units(b)
-    return bool(left == right)
+    if left.dimensionality != right.dimensionality:
+        return False
+    ends = [[unit._REGISTRY.Quantity(x, unit).to_root_units().magnitude for x in (0.0, 1.0)] for unit in (left, right)]
+    return bool(np.allclose(ends[0], ends[1], rtol=1e-9, atol=1e-9 * abs(ends[0][1] - ends[0][0])))
 
 
 def units_ratio(a: str, b: str) -> Any:
-    """Return ``a / b`` as a pint unit: ``.dimensionality`` and a factor to base units decide what it is."""
-    return parse_units(a) / parse_units(b)
+    """Return by how much a change of one *a* exceeds a change of one *b*, as a pint quantity in base units.
+
+    Examples
+    --------
+    >>> print(units_ratio("K d-1", "degC").to("1/d"))
+    1.0 / day
+    """
+    changes = []
+    for unit in (parse_units(a), parse_units(b)):
+        quantity = unit._REGISTRY.Quantity
+        changes.append((quantity(1.0, unit) - quantity(0.0, unit)).to_root_units())
+    return changes[0] / changes[1]

@@ -1,0 +1,269 @@
+"""Curves over lead time, learning curves, and bars of attributions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from physml._errors import describe
+from physml.plot import _style as style
+from physml.provenance import same_units
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LEVEL = 0.95
+"""Confidence of the intervals that are drawn."""
+
+
+def curves(
+    series: Mapping[str, xr.DataArray],
+    *,
+    log: bool = False,
+    colors: Mapping[str, str] | None = None,
+    title: str | None = None,
+    label: str | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw one line for each name over lead time, step or date, with its name at its end.
+
+    Parameters
+    ----------
+    series
+        One-dimensional arrays in the same units, along a dimension of the same name.
+    log
+        Use a logarithmic scale; linear next to zero where values are zero or negative, so that a perfect zero is seen.
+    colors
+        Colour for each name, as from :func:`physml.plot.palette`.
+    title, label
+        Title of the figure; label of the vertical axis, in place of the first array's long name and units.
+    ax
+        Axes to draw into, in place of a new figure.
+
+    Raises
+    ------
+    ValueError
+        Where nothing is given, an array has not one dimension, or units or dimensions differ.
+    """
+    if not series:
+        raise ValueError(
+            describe("no curve to draw", expected="named arrays", received="none", remedy="pass {name: array}")
+        )
+    first = next(iter(series.values()))
+    for name, array in series.items():
+        _require_fit(name, array, first)
+    shades = style.palette(series) | dict(colors or {})
+    ax = style.new_figure(9.5, 5.2).subplots() if ax is None else ax
+    lines = {name: style.numbers(array) for name, array in series.items()}
+    for name, (x, y) in lines.items():
+        dots = {"marker": "o", "markersize": 7} if len(x) <= 12 else {}
+        ax.plot(x, y, color=shades[name], linewidth=2.6, solid_capstyle="round", **dots)  # type: ignore[arg-type]
+    values = np.concatenate([y for _, y in lines.values()])
+    _set_scale(ax, values[np.isfinite(values)], log)
+    ax.margins(x=0.01)
+    dim = first[first.dims[0]]
+    x_label = "" if dim.dtype.kind in "MO" else f"{dim.name} [days]" if dim.dtype.kind == "m" else style.with_units(dim)
+    style.style_axes(ax, x_label, label or style.with_units(first))
+    _name_ends(ax, lines, shades)
+    if title:
+        ax.set_title(title, fontsize=style.TITLE, color=style.INK, loc="left", pad=14)
+    return ax.figure  # type: ignore[return-value]
+
+
+def learning_curve(history: Any, *, title: str | None = None, ax: Axes | None = None) -> Figure:
+    """Draw the loss by epoch, in training and in validation, and mark the best epoch.
+
+    Parameters
+    ----------
+    history
+        What ``model.fit`` returns, or a mapping from ``"loss"`` and ``"val_loss"`` to one value for each epoch.
+    title, ax
+        As in :func:`curves`.
+
+    Raises
+    ------
+    ValueError
+        Where the history holds no loss.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    record: Mapping[str, Sequence[float]] = getattr(history, "history", history)
+    lines = {
+        name: xr.DataArray(
+            np.asarray(record[key], "float64"),
+            coords={"epoch": np.arange(1, len(record[key]) + 1)},
+            dims="epoch",
+            attrs={"long_name": "loss in scaled units"},
+        )
+        for name, key in (("training", "loss"), ("validation", "val_loss"))
+        if len(record.get(key, ()))
+    }
+    if "training" not in lines:
+        raise ValueError(
+            describe(
+                "the history holds no loss",
+                expected="'loss' with one value for each epoch",
+                received=", ".join(record) or "nothing",
+                remedy="pass what model.fit returned",
+            )
+        )
+    values = np.concatenate([line.values for line in lines.values()])
+    wide = bool(np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values))
+    ax = style.new_figure(9.5, 5.2).subplots() if ax is None else ax
+    figure = curves(lines, log=wide, title=title, ax=ax)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    best = lines.get("validation", lines["training"]).dropna("epoch")
+    if best.size:
+        best = best.isel(epoch=int(np.argmin(best.values)))
+        epoch, value = int(best["epoch"]), float(best)
+        ring = {"markerfacecolor": "none", "markeredgecolor": style.INK, "markeredgewidth": 2}
+        ax.plot(epoch, value, "o", markersize=11, **ring)  # type: ignore[arg-type]
+        side = "right" if epoch > 0.6 * lines["training"].size else "left"
+        _note(ax, f"best: {value:.3g} at epoch {epoch}", (epoch, value), (0, 16), side, style.TICK)
+    return figure
+
+
+def bars(
+    attribution: xr.Dataset,
+    *,
+    colors: Mapping[str, str] | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw the attribution of every group as a horizontal bar, largest on top.
+
+    Attributions along ``group`` alone keep their sign. Those with further dimensions (samples, maps) are drawn as the
+    mean of their absolute values. Whiskers are 95 % intervals, where ``stderr`` is above zero.
+
+    Parameters
+    ----------
+    attribution
+        Dataset with ``attribution`` along ``group`` and, if there, ``stderr``, ``prediction`` and ``base_value``.
+    colors
+        Colour for each group; by default one for raising and one for lowering the prediction.
+    title, ax
+        As in :func:`curves`.
+
+    Raises
+    ------
+    ValueError
+        Where the Dataset holds no attribution by group.
+    """
+    attribution = style.attribution_of(attribution)
+    phi = attribution["attribution"]
+    error = attribution.get("stderr", xr.zeros_like(phi))
+    rest = [d for d in phi.dims if d != "group"]
+    if rest:
+        phi = abs(phi).mean(rest, keep_attrs=True)
+        error = error.mean([d for d in rest if d in error.dims])
+    order = np.argsort(abs(phi).values, kind="stable")
+    names, values = [str(n) for n in phi["group"].values[order]], phi.values[order].astype("float64")
+    whiskers = _half_width(attribution) * np.nan_to_num(error.broadcast_like(phi).values[order].astype("float64"))
+    ax = style.new_figure(9.5, 2.1 + 0.6 * len(names)).subplots() if ax is None else ax
+    signed = [style.RAISES if v >= 0 else style.LOWERS for v in values]
+    plain = [style.PALETTE[0]] * len(values) if rest else signed
+    shades = [(colors or {}).get(name, shade) for name, shade in zip(names, plain, strict=True)]
+    ax.barh(range(len(names)), values, color=shades, height=0.62)
+    for i, (value, whisker) in enumerate(zip(values, whiskers, strict=True)):
+        side = 1 if value >= 0 else -1
+        if whisker > 0:
+            ax.errorbar(value, i, xerr=whisker, fmt="none", ecolor=style.INK, elinewidth=1.8, capsize=5)
+        text = (f"{value:.3g}" if rest else f"{value:+.3g}").replace("-", "\N{MINUS SIGN}")
+        end = (value + side * whisker, i)
+        _note(ax, text, end, (side * 7, 0), "left" if side > 0 else "right", style.LABEL, va="center")
+    low = float(np.min(values - whiskers, initial=0.0))
+    high = float(np.max(values + whiskers, initial=0.0))
+    room = 0.18 * (high - low) or 1.0
+    ax.set_xlim(low - room * bool((values < 0).any()), high + room * bool((values >= 0).any()))
+    ax.axvline(0, color=style.INK, linewidth=1.2)
+    ax.set_yticks(range(len(names)), names)
+    what = "mean absolute attribution" if rest else "attribution"
+    style.style_axes(ax, f"{what}{style.units_of(phi)}", "", grid="x")
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0, labelsize=style.LABEL)
+    if title:
+        ax.set_title(title, fontsize=style.TITLE, color=style.INK, loc="left", pad=14)
+    if not rest and {"prediction", "base_value"} <= set(attribution):
+        prediction, base = (float(attribution[n]) for n in ("prediction", "base_value"))
+        ax.set_xlabel(f"{ax.get_xlabel()}\nprediction {prediction:.4g} = baseline {base:.4g} + sum of the bars")
+    return ax.figure  # type: ignore[return-value]
+
+
+def _require_fit(name: str, array: xr.DataArray, first: xr.DataArray) -> None:
+    units, ours = (str(a.attrs.get("units", "")) for a in (array, first))
+    alike = units == ours or bool(units and ours and same_units(units, ours))
+    if array.ndim != 1 or array.dims != first.dims or not alike:
+        raise ValueError(
+            describe(
+                f"the curve {name!r} does not fit the others",
+                expected=f"one dimension {first.dims[:1]}, units {ours!r}",
+                received=f"dimensions {array.dims}, units {units!r}",
+                remedy="average over the other dimensions, rename, or convert the units",
+            )
+        )
+
+
+def _half_width(attribution: xr.Dataset) -> float:
+    """Return half the width of the interval [standard errors], by Student's t where the replicates are known."""
+    from scipy import stats
+
+    replicates = int(attribution.attrs.get("replicates", 0))
+    quantile = stats.t(replicates - 1) if replicates > 1 else stats.norm()
+    return float(quantile.ppf(0.5 + LEVEL / 2))
+
+
+def _set_scale(ax: Axes, values: np.ndarray, log: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    apart = np.abs(values[values != 0])
+    if not log and values.size and 0 <= values.min() < 0.5 * values.max():
+        ax.set_ylim(bottom=0)
+    elif log and apart.size and (values > 0).all():
+        ax.set_yscale("log")
+        if values.max() < 300 * values.min():
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    elif log and apart.size:
+        ax.set_yscale("symlog", linthresh=float(10.0 ** np.floor(np.log10(apart.min()))), linscale=0.5)
+
+
+def _note(ax: Axes, text: str, at: Any, offset: tuple[float, float], ha: str, size: float, **more: Any) -> None:
+    ax.annotate(text, at, xytext=offset, textcoords="offset points", ha=ha, fontsize=size, color=style.INK, **more)
+
+
+def _name_ends(ax: Axes, lines: Mapping[str, tuple[Any, np.ndarray]], shades: Mapping[str, str]) -> None:
+    """Write the name of every line at its end, apart from each other."""
+    height = ax.get_window_extent().height / ax.figure.dpi * 72
+    gap = 1.25 * style.LABEL / height
+    ends = {}
+    for name, (_, y) in lines.items():
+        finite = y[np.isfinite(y)]
+        at = (
+            ax.transAxes.inverted().transform(ax.transData.transform((ax.get_xlim()[1], finite[-1])))[1]
+            if finite.size
+            else 0.5
+        )
+        ends[name if finite.size else f"{name} (no value)"] = (float(np.clip(at, 0.0, 1.0)), shades[name])
+    placed = -gap
+    heights = {}
+    for i, (text, (at, _)) in enumerate(ranked := sorted(ends.items(), key=lambda item: item[1][0])):
+        room = 1.0 - gap * (len(ranked) - 1 - i)
+        placed = heights[text] = max(min(at, room), placed + gap)
+    for text, (_, shade) in ends.items():
+        ax.annotate(
+            text,
+            (1.0, heights[text]),
+            xytext=(10, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            va="center",
+            fontsize=style.LABEL,
+            fontweight="bold",
+            color=shade,
+            annotation_clip=False,
+        )

@@ -1,0 +1,112 @@
+"""What all figures share: colours, sizes of type, and the wording of labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from physml._errors import closest, describe
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+"""Colours that can be told apart with any colour vision (Okabe and Ito 2008, Color universal design)."""
+RAISES, LOWERS = "#C8501E", "#2C6FAF"
+LAND, INK, FAINT = "#C4C4C0", "#222222", "#636363"
+TITLE, LABEL, TICK = 17, 14, 12
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def palette(names: Iterable[str]) -> dict[str, str]:
+    """Return one colour for each name, to be passed to every figure of a page.
+
+    Examples
+    --------
+    >>> palette(["free run", "analysis"])
+    {'free run': '#0072B2', 'analysis': '#D55E00'}
+    """
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(dict.fromkeys(names))}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return a white figure [inch] that no window and no global state knows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)
+    figure = Figure(figsize=(width, height), layout=layout, facecolor="white", dpi=120)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def style_axes(ax: Axes, x_label: str, y_label: str, grid: str = "y") -> None:
+    """Give axes of lines or bars the house style: two spines, a light grid, type to be read from the back row."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(FAINT)
+    ax.grid(axis=grid, color="#E3E3E3", linewidth=1)  # type: ignore[arg-type]
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=TICK, colors=INK, length=4)
+    ax.set_xlabel(x_label, fontsize=LABEL, color=INK)
+    ax.set_ylabel(y_label, fontsize=LABEL, color=INK)
+
+
+def attribution_of(ds: xr.Dataset) -> xr.Dataset:
+    """Return the attribution in memory and without dimensions of one entry, or say what is missing for one."""
+    found = ds.get("attribution") if isinstance(ds, xr.Dataset) else None
+    if found is None or "group" not in found.coords:
+        names = list(ds.data_vars) if isinstance(ds, xr.Dataset) else []
+        raise ValueError(
+            describe(
+                f"this is no attribution by group{closest('attribution', names)}",
+                expected="a Dataset with 'attribution' along a coordinate 'group'",
+                received=", ".join(map(str, names)) or type(ds).__name__,
+                remedy="pass the Dataset that physml.explain returned",
+            )
+        )
+    single = [d for d in found.dims if d != "group" and found.sizes[d] == 1]
+    return ds.squeeze(single, drop=True).compute()
+
+
+def units_of(data: xr.DataArray) -> str:
+    """Return the units in brackets, with a space before; nothing for numbers without units."""
+    units = str(data.attrs.get("units", ""))
+    units = {"degC": "°C", "degree_Celsius": "°C", "celsius": "°C", "1": "", "dimensionless": ""}.get(units, units)
+    raised = re.sub(r"(?<=[A-Za-z])-?\d+", lambda power: power.group().translate(SUPERSCRIPT), units)
+    return f" [{raised}]" if raised else ""
+
+
+def with_units(data: xr.DataArray) -> str:
+    """Return the long name, or the name, and the units."""
+    return f"{data.attrs.get('long_name') or data.name or ''}{units_of(data)}".strip()
+
+
+def entry(labels: xr.DataArray, i: int) -> str:
+    """Return the text of one label of a dimension: a name, a date, or a number with name and units."""
+    value = labels.values[i]
+    if labels.dtype.kind == "M":
+        return str(np.datetime_as_string(value, "m")).replace("T", " ").removesuffix(" 00:00")
+    if hasattr(value, "strftime"):
+        return str(value.strftime("%Y-%m-%d %H:%M")).removesuffix(" 00:00")
+    if labels.dtype.kind == "m":
+        return f"{labels.name} {value / np.timedelta64(1, 'D'):g} days"
+    if labels.dtype.kind in "iuf":
+        units = units_of(labels).strip(" []")
+        return f"{labels.attrs.get('long_name') or labels.name} {value:g} {units}".strip()
+    return str(value)
+
+
+def numbers(line: xr.DataArray) -> tuple[Any, np.ndarray]:
+    """Return the abscissa that matplotlib can draw, and the values, of a one-dimensional array."""
+    x = line[line.dims[0]].values
+    if x.dtype.kind == "m":
+        x = x / np.timedelta64(1, "D")
+    elif x.dtype.kind == "O" and x.size and hasattr(x[0], "isoformat"):
+        x = np.array([d.isoformat() for d in x], dtype="M8[s]")
+    return x, np.asarray(line.compute().values, "float64")
