@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import xarray as xr
 
 from physml._errors import describe
 from physml.fields import Role
-from physml.timeaxis import find_step, shift
+from physml.timeaxis import shift, step_of
 
 if TYPE_CHECKING:
     from physml.layout import Layout
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def pack(layout: Layout, ds: xr.Dataset, role: Role, *, whole_window: bool = False) -> xr.DataArray:
     """See :meth:`physml.layout.Layout.pack`."""
-    layout.check(ds, role)
+    layout.check(ds, role, whole_window=whole_window)
     spec = layout.spec
     at = layout.samples(ds, None if whole_window else role)
     if not at:
@@ -54,7 +55,7 @@ def pack(layout: Layout, ds: xr.Dataset, role: Role, *, whole_window: bool = Fal
 def columns(layout: Layout, da: xr.DataArray, name: str, sizes: Mapping[str, int], dtype: Any) -> Any:
     """Return one variable as ``[*sizes, level]``, broadcast along the dimensions it lacks; lazy where it is lazy."""
     levels = layout.variables[name].levels
-    da = _select_levels(ready(da, layout.spec.sample_dim), levels)
+    da = select_levels(ready(da, layout.spec.sample_dim), levels)
     inner = {d: len(v) for d, v in levels.items()}
     whole = da.variable.astype(dtype).set_dims({**sizes, **inner}).transpose(*sizes, *levels)
     return whole.data.reshape(*whole.shape[: len(sizes)], -1)
@@ -65,6 +66,7 @@ def unpack(layout: Layout, array: xr.DataArray, role: Role = "targets", *, predi
     spec = layout.spec
     sample = spec.sample_dim
     valid = layout.valid(role) if predicted and spec.mask is not None else None
+    several = len({o for n in getattr(spec, role) for o in spec.offsets(role, n)}) > 1
     out: dict[str, xr.DataArray] = {}
     base = array.drop_vars([n for n in ("channel",) if n in array.coords])
     for name in getattr(spec, role):
@@ -80,7 +82,12 @@ def unpack(layout: Layout, array: xr.DataArray, role: Role = "targets", *, predi
             if not np.issubdtype(known.dtype, np.floating):
                 fresh = fresh.round()
             fresh = fresh.astype(known.dtype)
-        fresh = fresh.isel(lead=0) if len(offsets) == 1 else fresh.assign_coords(lead=list(offsets))
+        fresh = fresh.assign_coords(lead=list(offsets)) if several else fresh.isel(lead=0)
+        if not predicted:  # what packing repeated along dimensions that the variable lacks
+            still = (sample, "lead", *layout.members) if sample not in known.dims else ()
+            fresh = fresh.isel(
+                {d: 0 for d in (*still, *layout.space) if d in fresh.dims and d not in known.dims}, drop=True
+            )
         fresh = fresh.assign_coords(
             {n: c for n, c in layout.statics.coords.items() if set(c.dims) <= set(fresh.dims) and n not in fresh.coords}
         )
@@ -99,7 +106,7 @@ def _dated(layout: Layout, ds: xr.Dataset, role: Role) -> xr.Dataset:
     if offsets == [0] or sample not in ds.coords:
         return ds
     base = ds[sample]
-    step = find_step(base) or layout.step
+    step = step_of(base, layout.step)
     if step is None:
         raise ValueError(
             describe(
@@ -127,8 +134,11 @@ def ready(da: xr.DataArray, sample_dim: str) -> xr.DataArray:
     return da
 
 
-def _select_levels(da: xr.DataArray, levels: Mapping[str, tuple[Any, ...]]) -> xr.DataArray:
+def select_levels(da: xr.DataArray, levels: Mapping[str, tuple[Any, ...]]) -> xr.DataArray:
+    """Return a variable on the levels of a layout, in their order."""
     for dim, labels in levels.items():
+        if dim not in da.coords and list(labels) != list(range(da.sizes[dim])):
+            da = da.isel({dim: list(labels)})
         if dim in da.coords and da[dim].values.tolist() != list(labels):
             missing = [x for x in labels if x not in da[dim].values.tolist()]
             if missing:
@@ -145,13 +155,33 @@ def _select_levels(da: xr.DataArray, levels: Mapping[str, tuple[Any, ...]]) -> x
 
 
 def concatenate(parts: list[Any]) -> Any:
-    if all(isinstance(p, np.ndarray) for p in parts):
+    """Join parts along the last axis: a NumPy array where all are, else a dask array in the smallest blocks among them."""
+    lazy = [p.chunks for p in parts if not isinstance(p, np.ndarray)]
+    if not lazy:
         return np.concatenate(parts, axis=-1)
     import dask.array as dsa
 
-    chunks = next(p.chunks for p in parts if not isinstance(p, np.ndarray))
-    parts = [p if not isinstance(p, np.ndarray) else dsa.from_array(p, chunks=(*chunks[:-1], -1)) for p in parts]
-    return dsa.concatenate(parts, axis=-1).rechunk({-1: -1})
+    chunks = (*max(lazy, key=lambda c: math.prod(map(len, c[:-1])))[:-1], -1)
+    return dsa.concatenate([_in_blocks(p, chunks) for p in parts], axis=-1).rechunk({-1: -1})
+
+
+def _in_blocks(part: Any, chunks: tuple[Any, ...]) -> Any:
+    import dask.array as dsa
+
+    if not isinstance(part, np.ndarray):
+        return part.rechunk(chunks)
+    # A field that is repeated for every sample is kept once.
+    once = part[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in part.strides)]
+    blocks = tuple(c if n == size else 1 for c, n, size in zip(chunks, once.shape, part.shape, strict=True))
+    whole = tuple((n,) if c == -1 else c for c, n in zip(chunks, part.shape, strict=True))
+    return dsa.broadcast_to(dsa.from_array(once, chunks=blocks), part.shape, chunks=whole)
+
+
+def _in_rows(array: xr.DataArray, core: Sequence[str]) -> xr.DataArray:
+    """Return an array whose blocks hold whole rows; rows that were split are gathered few at a time."""
+    if all(len(array.chunksizes.get(d, ())) <= 1 for d in core):
+        return array
+    return array.chunk({d: -1 if d in core else "auto" for d in array.dims})
 
 
 def map_samples(
@@ -192,7 +222,8 @@ def map_samples(
         return np.asarray(out).reshape(*leading, *shape)
 
     names = [f"_in{i}" for i in range(len(arrays))]
-    renamed = [a.drop_vars("channel", errors="ignore").rename(channel=n) for a, n in zip(arrays, names, strict=True)]
+    rows = [_in_rows(a.drop_vars("channel", errors="ignore"), [*space, "channel"]) for a in arrays]
+    renamed = [a.rename(channel=n) for a, n in zip(rows, names, strict=True)]
     keep = [] if reduce else list(space)
     return xr.apply_ufunc(
         block,

@@ -114,9 +114,40 @@ def predict(model: FieldModel | str, ds: xr.Dataset, *, batch_size: int = 32) ->
     return _stamped(fields, ds, model, "predict")
 
 
+def persistence(layout: Layout, ds: xr.Dataset) -> xr.Dataset:
+    """Return the forecast every model must beat: each target stays what it is at offset 0.
+
+    Parameters
+    ----------
+    layout
+        Layout of the model to compare with.
+    ds
+        Data with its inputs.
+
+    Returns
+    -------
+    xarray.Dataset
+        Targets that are also inputs, labelled as :func:`predict` labels them.
+    """
+    spec = layout.spec
+    names = [n for n in spec.targets if n in spec.inputs and 0 in spec.offsets("inputs", n)]
+    packed = layout.pack(ds, "inputs")
+    states = {
+        n: packed.isel(channel=layout.where("inputs", n, 0) if n in names else slice(0, layout.variables[n].depth))
+        for n in spec.targets
+    }
+    parts = [states[n].drop_vars("channel") for n in spec.targets for _ in spec.offsets("targets", n)]
+    fields = layout.unpack(xr.concat(parts, "channel").transpose(..., "channel"), "targets", predicted=True)
+    return fields[names]
+
+
 def _stamped(fields: xr.Dataset, ds: xr.Dataset, model: FieldModel, action: str) -> xr.Dataset:
     fields.attrs = {k: v for k, v in ds.attrs.items() if k in ("Conventions", "history", "source", "references")}
-    return stamp(fields, f"{action} with {model.name}", {f"model_{k.removeprefix('physml_')}": v for k, v in model.provenance.items()})
+    return stamp(
+        fields,
+        f"{action} with {model.name}",
+        {f"model_{k.removeprefix('physml_')}": v for k, v in model.provenance.items()},
+    )
 
 
 def rollout(
@@ -286,7 +317,9 @@ def _positions(
         else:
             at = da.indexes[sample].get_indexer(labels[:steps])
         offsets = spec.offsets("inputs", name)
-        bad = [i for i in range(steps) if at[i] < 0 or at[i] + offsets[0] < 0 or at[i] + offsets[-1] >= da.sizes[sample]]
+        bad = [
+            i for i in range(steps) if at[i] < 0 or at[i] + offsets[0] < 0 or at[i] + offsets[-1] >= da.sizes[sample]
+        ]
         if bad:
             when = labels[bad[0]] if labels is not None else f"step {bad[0] + 1}"
             raise ValueError(

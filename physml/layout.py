@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from physml import _packing, grid
-from physml._errors import describe
+from physml import _matching, _packing, grid
+from physml._errors import closest, describe
 from physml.fields import FieldSpec, Role
-from physml.provenance import same_units
-from physml.timeaxis import TimeStep, check_axis, find_step, require_step
+from physml.timeaxis import TimeStep, check_axis, find_step
 
 
 @dataclass(frozen=True)
@@ -75,44 +74,48 @@ class Layout:
     def of(cls, spec: FieldSpec, ds: xr.Dataset) -> Layout:
         """Bind *spec* to *ds*; see :meth:`FieldSpec.bind`."""
         variables: dict[str, Variable] = {}
-        space: tuple[str, ...] | None = None
         samples = {spec.sample_dim, *spec.members}  # type: ignore[misc]
-        for role in ("inputs", "targets"):
-            for name in getattr(spec, role):
-                da = grid.variable(ds, name, role[:-1])
-                if not (np.issubdtype(da.dtype, np.number) or da.dtype == bool):
-                    raise TypeError(
-                        describe(
-                            f"{role[:-1]} {name!r} is not numeric",
-                            expected="floats, integers or booleans",
-                            received=da.dtype,
-                            remedy=f"convert it: ds[{name!r}].astype('float32')",
-                        )
+        _check_dimensions(spec, ds)
+        fields = {n: grid.variable(ds, n, role[:-1]) for role in ("inputs", "targets") for n in getattr(spec, role)}
+        for name, da in fields.items():
+            if not (np.issubdtype(da.dtype, np.number) or da.dtype == bool):
+                raise TypeError(
+                    describe(
+                        f"{name!r} is not numeric",
+                        expected="floats, integers or booleans",
+                        received=da.dtype,
+                        remedy=f"convert it: ds[{name!r}].astype('float32')",
                     )
-                if role == "targets" and spec.sample_dim not in da.dims:
-                    raise ValueError(_no_sample_dim(spec.sample_dim, name, da))
-                variables[name] = _variable(da, spec)
-                here = tuple(str(d) for d in da.dims if d not in samples and d not in spec.levels)  # type: ignore[operator]
-                if space is None and spec.sample_dim in da.dims:
-                    space = here
-                if space is not None and not set(here) <= set(space):
-                    raise ValueError(
-                        describe(
-                            f"{role[:-1]} {name!r} does not lie on the grid of the other variables",
-                            expected=f"space dimensions {space}",
-                            received=f"{here} with sizes {dict(da.sizes)}",
-                            remedy="interpolate it to the same cells, or name other dimensions in levels or members",
-                        )
+                )
+            if name in spec.targets and spec.sample_dim not in da.dims:
+                raise ValueError(_no_sample_dim(spec.sample_dim, name, da))
+            variables[name] = _variable(da, spec)
+        first = next((n for n, da in fields.items() if spec.sample_dim in da.dims), None)
+        if first is None:
+            raise ValueError(_no_sample_dim(spec.sample_dim, spec.inputs[0], ds[spec.inputs[0]]))
+        flat = {n: tuple(str(d) for d in da.dims if d not in {*samples, *spec.levels}) for n, da in fields.items()}  # type: ignore[misc]
+        space = flat[first]
+        for name, here in flat.items():
+            if not set(here) <= set(space):
+                raise ValueError(
+                    describe(
+                        f"{name!r} does not lie on the grid of the other variables",
+                        expected=f"space dimensions {space}, as {first!r} has",
+                        received=f"{here} with sizes {dict(ds[name].sizes)}",
+                        remedy="interpolate it to the same cells, or name other dimensions in levels or members",
                     )
-        if space is None:
-            first = spec.inputs[0]
-            raise ValueError(_no_sample_dim(spec.sample_dim, first, ds[first]))
+                )
         if spec.sample_dim in ds.coords:
             check_axis(ds[spec.sample_dim], "FieldSpec")
         statics = ds.drop_vars([n for n, v in ds.variables.items() if samples & set(v.dims)])
+        for dim, labels in spec.levels.items():  # type: ignore[union-attr]
+            if labels is not None and dim in statics.dims:
+                statics = (
+                    statics.sel({dim: list(labels)}) if dim in statics.coords else statics.isel({dim: list(labels)})
+                )
         for what in ("mask", "area"):
             if (name := getattr(spec, what)) is not None:
-                _check_static(grid.variable(ds, name, what), what, samples, {*space, *spec.levels})  # type: ignore[misc]
+                _check_static(grid.variable(ds, name, what), what, {*space, *spec.levels})  # type: ignore[misc]
         return cls(
             spec=spec,
             space=space,
@@ -205,7 +208,8 @@ class Layout:
         if self.spec.mask is None:
             return np.ones((*self.shape, len(channels)), dtype=bool)
         parts = []
-        mask = grid.variable(self.statics, self.spec.mask, "mask") != 0
+        mask = grid.variable(self.statics, self.spec.mask, "mask")
+        mask = (mask != 0) & mask.notnull()
         for name in getattr(self.spec, role):
             # A field without levels under a mask with levels is valid where any level is: the surface above the sea bed.
             foreign = [d for d in mask.dims if d not in self.space and d not in self.variables[name].levels]
@@ -218,16 +222,17 @@ class Layout:
     def weights(self) -> np.ndarray:
         """Area of the cells ``[*space]`` (1 without area), zero where no target is valid; float64."""
         area = np.ones(self.shape) if self.spec.area is None else self.static(self.spec.area)[..., 0]
+        area = np.where(self.valid("targets").any(-1), area, 0.0)
         if not np.isfinite(area).all() or (area < 0).any():
             raise ValueError(
                 describe(
                     f"area {self.spec.area!r} is not a weight",
-                    expected="finite and >= 0 on every cell",
+                    expected="finite and >= 0 on every valid cell",
                     received=f"{int((~np.isfinite(area)).sum())} missing, {int((area < 0).sum())} negative",
-                    remedy="fill masked cells with 0",
+                    remedy="correct the area, or mask those cells",
                 )
             )
-        return area * self.valid("targets").any(-1)
+        return area
 
     def samples(self, ds: xr.Dataset, role: Role | None = None) -> range:
         """Return the positions along the sample dimension whose whole window lies inside *ds*."""
@@ -235,64 +240,17 @@ class Layout:
         n = ds.sizes[self.spec.sample_dim]
         return range(max(0, -low), max(max(0, -low), n - max(0, high)))
 
-    def check(self, ds: xr.Dataset, role: Role) -> None:
+    def check(self, ds: xr.Dataset, role: Role, *, whole_window: bool = False) -> None:
         """Refuse a Dataset that does not fit: names, dimensions, sizes, units, coordinates, time axis.
+
+        The axis must have a constant step where offsets are counted along it: those of the role, or of the *whole_window*.
 
         Raises
         ------
         KeyError, ValueError
             Naming what differs from the Dataset the layout was bound to.
         """
-        spec = self.spec
-        sizes = dict(zip(self.space, self.shape, strict=True))
-        for name in getattr(spec, role):
-            da, known = grid.variable(ds, name, role[:-1]), self.variables[name]
-            if set(da.dims) - set(spec.members) != set(known.dims) - set(spec.members):  # type: ignore[arg-type]
-                raise ValueError(
-                    describe(
-                        f"{role[:-1]} {name!r} has other dimensions than before",
-                        expected=known.dims,
-                        received=da.dims,
-                        remedy="rename, select or expand dimensions to match",
-                    )
-                )
-            wrong = {str(d): n for d, n in da.sizes.items() if sizes.get(str(d), n) != n}
-            if wrong:
-                raise ValueError(
-                    describe(
-                        f"{role[:-1]} {name!r} lies on another grid",
-                        expected={d: sizes[d] for d in wrong},
-                        received=wrong,
-                        remedy="interpolate to the grid of the model, or bind the spec anew",
-                    )
-                )
-            before, now = known.attrs.get("units"), da.attrs.get("units")
-            if before is not None and now is not None and not same_units(before, now):
-                raise ValueError(
-                    describe(
-                        f"{role[:-1]} {name!r} has other units than before",
-                        expected=repr(before),
-                        received=repr(now),
-                        remedy=f"convert ds[{name!r}] to {before!r}, for example with pint-xarray",
-                    )
-                )
-        for dim in self.space:
-            if dim in ds.coords and dim in self.statics.coords:
-                _check_same_labels(self.statics[dim], ds[dim])
-        if spec.sample_dim in ds.coords:
-            check_axis(ds[spec.sample_dim], role)
-            low, high = spec.window()
-            if high > low and ds.sizes[spec.sample_dim] > 2:
-                step = require_step(ds[spec.sample_dim], role)
-                if self.step is not None and step != self.step and abs(step.size / self.step.size - 1) > 1e-6:
-                    raise ValueError(
-                        describe(
-                            f"{role}: the step of {spec.sample_dim!r} is not the one of the training data",
-                            expected=self.step,
-                            received=step,
-                            remedy="resample the data to the step the spec was bound to",
-                        )
-                    )
+        _matching.check(self, ds, role, whole_window=whole_window)
 
     def pack(self, ds: xr.Dataset, role: Role, *, whole_window: bool = False) -> xr.DataArray:
         """Return the variables of one role as one array with a channel dimension, lazily where *ds* is lazy.
@@ -398,6 +356,10 @@ class Layout:
         for n, meta in config["arrays"].items():
             values = np.ones(meta["shape"], meta["dtype"]) if arrays is None else np.asarray(arrays[n], meta["dtype"])
             stored[n] = xr.Variable(meta["dims"], values.reshape(meta["shape"]), meta["attrs"])
+        for v in config["variables"].values():
+            for dim, labels in v["levels"].items():
+                if dim not in stored and labels and isinstance(labels[0], str):
+                    stored[dim] = xr.Variable(dim, labels)
         spec = FieldSpec(**config["spec"])
         data = {n: v for n, v in stored.items() if n in (spec.mask, spec.area, *config["kept"])}
         return cls(
@@ -434,6 +396,20 @@ def _variable(da: xr.DataArray, spec: FieldSpec) -> Variable:
     return Variable(tuple(str(d) for d in da.dims), str(da.dtype), dict(da.attrs), levels)
 
 
+def _check_dimensions(spec: FieldSpec, ds: xr.Dataset) -> None:
+    for what in ("levels", "members"):
+        for dim in getattr(spec, what):
+            if dim not in ds.dims and dim not in ds.coords:
+                raise ValueError(
+                    describe(
+                        f"{what} name {dim!r}, which is no dimension of the data{closest(dim, ds.dims)}",
+                        expected=f"among {sorted(str(d) for d in ds.dims)}",
+                        received=repr(dim),
+                        remedy=f"correct {what}=..., or leave it out",
+                    )
+                )
+
+
 def _no_sample_dim(sample_dim: str, name: str, da: xr.DataArray) -> str:
     return describe(
         f"{name!r} has no dimension {sample_dim!r} to draw samples from",
@@ -443,34 +419,15 @@ def _no_sample_dim(sample_dim: str, name: str, da: xr.DataArray) -> str:
     )
 
 
-def _check_static(da: xr.DataArray, what: str, samples: set[str], allowed: set[str]) -> None:
-    if set(da.dims) & samples:
+def _check_static(da: xr.DataArray, what: str, allowed: set[str]) -> None:
+    strange = sorted(str(d) for d in set(da.dims) - allowed)
+    if strange:
         raise ValueError(
             describe(
-                f"{what} {da.name!r} varies along {sorted(str(d) for d in set(da.dims) & samples)}",
+                f"{what} {da.name!r} varies along {strange}",
                 expected=f"dimensions among {sorted(allowed)}",
                 received=tuple(da.dims),
                 remedy="give one field for all samples, for example physml.grid.finite_mask(...)",
-            )
-        )
-
-
-def _check_same_labels(before: xr.DataArray, now: xr.DataArray) -> None:
-    a, b = before.values, now.values
-    if a.shape == b.shape and a.dtype.kind in "iuf" and b.dtype.kind in "iuf":
-        # A thousandth of a cell: the same grid stored in float32 still matches.
-        if np.allclose(a, b, rtol=0, atol=1e-3 * np.abs(np.diff(a)).min(initial=np.inf)):
-            return
-        if np.allclose(a[::-1], b, rtol=0, atol=1e-3 * np.abs(np.diff(a)).min(initial=np.inf)):
-            remedy = f"ds.isel({before.name}=slice(None, None, -1)): it runs the other way"
-        else:
-            remedy = f"ds.sel or ds.interp to the {before.name} of the model"
-        raise ValueError(
-            describe(
-                f"the coordinate {before.name!r} is not the one the layout was bound to",
-                expected=f"{a[0]:g} ... {a[-1]:g}",
-                received=f"{b[0]:g} ... {b[-1]:g}",
-                remedy=remedy,
             )
         )
 

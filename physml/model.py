@@ -164,9 +164,14 @@ class FieldModel(keras.Model):
         z = (x - self._mean_in) / self._std_in
         if self._valid_in is not None:
             z = ops.where(self._valid_in, z, ops.zeros_like(z))
+        if self.head is not None:
+            z = z * self.head.seen
         n = ops.cast(self.network(z, training=training), self.compute_dtype)
         if self.head is not None:
-            y = ops.cast(self.head(n, x), self.compute_dtype)
+            y, found = self.head(n, x)
+            y = ops.cast(y, self.compute_dtype)
+            if found is not None:
+                self.add_loss(found)
         elif self.increment:
             y = self._state(x) + n * self._unit
         else:

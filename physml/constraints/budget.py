@@ -184,9 +184,9 @@ class Conserve(Constraint):
             )
         ratio = units_ratio(have, want)
         if ratio.dimensionless:
-            return float((1 * ratio).to_base_units().magnitude)
+            return float(ratio.magnitude)
         if ratio.is_compatible_with("1/s") and layout.step is not None and layout.step.seconds is not None:
-            return float((1 * ratio).to("1/s").magnitude) * layout.step.seconds * offset
+            return float(ratio.to("1/s").magnitude) * layout.step.seconds * offset
         raise ValueError(
             describe(
                 f"source {source!r} of Conserve({self.name!r}) has units that do not add up",

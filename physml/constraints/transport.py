@@ -23,8 +23,7 @@ class Transport:
 
         y_j V_j = sum_i P(i -> j) c_i V_i
 
-    So nothing turns negative, nothing is lost, locally or in total, and the result is linear in ``c``: at any Courant number
-    up to ``size / 2``.
+    So nothing turns negative and nothing is lost, locally or in total, at any Courant number up to ``size / 2``.
 
     Parameters
     ----------
@@ -36,6 +35,12 @@ class Transport:
         Name of the static field ``V``, such as the cell volume [m3]. None: equal cells.
     stay
         Added to the number of the displacement zero, so that an untrained network begins close to persistence.
+    incompressible
+        Weight of a soft loss that keeps a constant constant, as a non-divergent flow does. Without it a roll-out may slowly
+        gather content where the training data held little.
+    linear
+        The network does not see the fields that are moved, only the other inputs: a passive tracer does not tell the water
+        where to go, and the step is linear in it, so that errors cannot feed on themselves.
 
     Raises
     ------
@@ -48,12 +53,21 @@ class Transport:
     5
     """
 
-    def __init__(self, size: int, boundary: Mapping[str, str], volume: str | None = None, stay: float = 4.0) -> None:
+    def __init__(
+        self,
+        size: int,
+        boundary: Mapping[str, str],
+        volume: str | None = None,
+        stay: float = 4.0,
+        incompressible: float = 0.0,
+        linear: bool = True,
+    ) -> None:
         if size < 3 or size % 2 == 0:
             raise ValueError(
                 describe("Transport: size is no neighbourhood", expected="3, 5, 7, ...", received=size, remedy="size=5")
             )
         self.size, self.boundary, self.volume, self.stay = size, dict(boundary), volume, float(stay)
+        self.incompressible, self.linear = float(incompressible), bool(linear)
 
     def channels(self, layout: Layout) -> int:
         """Return how many channels the network must give: one for every displacement."""
@@ -114,12 +128,24 @@ class Transport:
         self._volume = np.where(wet, volume / scale, 0.0).astype("float32")[..., None]
         self._inverse = np.where(wet, scale / np.where(wet, volume, 1.0), 0.0).astype("float32")[..., None]
         reach = self.size // 2
+        self._shape = layout.shape
         self._moves = list(itertools.product(range(-reach, reach + 1), repeat=len(layout.space)))
         self._periodic = [self.boundary[d] == PERIODIC for d in layout.space]
         prior = np.stack([np.where(self._lands_on(wet, move), 0.0, -1e9) for move in self._moves], axis=-1)
         prior[..., self._moves.index((0,) * len(layout.space))] = self.stay
         self._prior = prior.astype("float32")
         self._state = [layout.where("inputs", n, 0) for n in layout.spec.targets]
+        moved = [self.linear and c.name in layout.spec.targets for c in layout.inputs]
+        self.seen = np.where(moved, 0.0, 1.0).astype("float32")
+        if not self.seen.any():
+            raise ValueError(
+                describe(
+                    "Transport: the network sees nothing",
+                    expected="an input besides the fields that are moved, such as the velocity",
+                    received=tuple(layout.spec.inputs),
+                    remedy="add inputs to the FieldSpec, or linear=False",
+                )
+            )
 
     def _lands_on(self, wet: np.ndarray, move: tuple[int, ...]) -> np.ndarray:
         """Return where a displacement from each cell ends on a valid cell of the domain."""
@@ -137,8 +163,8 @@ class Transport:
         """Return ``P(i -> i + d)``, ``[batch, *space, displacement]``: the share of each cell's content by where it goes."""
         return ops.softmax(ops.cast(network_output, "float32") + self._prior, axis=-1)
 
-    def __call__(self, network_output: Any, inputs: Any) -> Any:
-        """Return the moved fields.
+    def __call__(self, network_output: Any, inputs: Any) -> tuple[Any, Any]:
+        """Return the moved fields, and the soft loss that *incompressible* asks for, or None.
 
         Parameters
         ----------
@@ -149,22 +175,48 @@ class Transport:
 
         Returns
         -------
-        tensor
+        fields
             ``[batch, *space, target channel]`` in physical units.
+        penalty
+            *incompressible* times the mean square of ``sum_i P(i -> j) V_i / V_j - 1`` over valid cells.
         """
-        state = ops.concatenate([inputs[..., s] for s in self._state], axis=-1)
-        content = state * self._volume
+        content = [inputs[..., s] * self._volume for s in self._state]
         shares = self.shares(network_output)
+        if not self.incompressible:
+            return self._spread(shares, ops.concatenate(content, axis=-1)) * self._inverse, None
+        # The volume travels along as one more tracer.
+        volume = ops.zeros_like(content[0][..., :1]) + self._volume
+        moved = self._spread(shares, ops.concatenate([*content, volume], axis=-1)) * self._inverse
+        excess = ops.where(self._inverse > 0, moved[..., -1:] - 1.0, ops.zeros_like(volume))
+        return moved[..., :-1], self.incompressible * ops.mean(ops.square(excess))
+
+    def _spread(self, shares: Any, content: Any) -> Any:
+        """Return what arrives in every cell when each content goes out by its shares."""
         total = None
-        for index, move in enumerate(self._moves):
-            part = shares[..., index : index + 1] * content
-            for axis, step in enumerate(move):
-                if step:
-                    # A roll is exact for closed ends too: shares that would leave the domain are zero.
-                    part = ops.roll(part, step, axis=axis + 1)
+        for share, move in zip(ops.unstack(shares, axis=-1), self._moves, strict=True):
+            part = self._shift(ops.expand_dims(share, -1) * content, move)
             total = part if total is None else total + part
-        return total * self._inverse
+        return total
+
+    def _shift(self, x: Any, move: tuple[int, ...]) -> Any:
+        """Return a field moved by whole cells: around periodic ends, out of closed ones, where its share is zero."""
+        at: list[Any] = [slice(None)]
+        pads = [(0, 0)]
+        for axis, (step, periodic, n) in enumerate(zip(move, self._periodic, self._shape, strict=True), start=1):
+            if periodic:
+                x = ops.roll(x, step, axis=axis) if step else x
+                step = 0
+            at.append(slice(max(0, -step), n - max(0, step)))
+            pads.append((max(0, step), max(0, -step)))
+        return ops.pad(x[tuple(at)], [*pads, (0, 0)]) if any(p != (0, 0) for p in pads) else x
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
-        return {"size": self.size, "boundary": self.boundary, "volume": self.volume, "stay": self.stay}
+        return {
+            "size": self.size,
+            "boundary": self.boundary,
+            "volume": self.volume,
+            "stay": self.stay,
+            "incompressible": self.incompressible,
+            "linear": self.linear,
+        }

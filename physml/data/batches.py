@@ -77,7 +77,7 @@ class Batches(keras.utils.PyDataset):
             for n in (*self.layout.spec.inputs, *self.layout.spec.targets)
         )
         for role in ("inputs", "targets"):
-            self.layout.check(ds, role)
+            self.layout.check(ds, role, whole_window=True)
         members = [m for m in self.layout.members if m in ds.dims]
         times = len(self.layout.samples(ds))
         self._grid = (*(ds.sizes[m] for m in members), times)

@@ -64,16 +64,17 @@ class Scaling:
 
         layout = (spec if isinstance(spec, Layout) else spec.bind(train)).load()
         spec = layout.spec
+        roles: tuple[Role, ...] = ("inputs", "targets")
+        for role in roles:
+            layout.check(train, role, whole_window=True)
         names = list(dict.fromkeys([*spec.inputs, *spec.targets]))
         lazy: dict[str, Any] = {}
         for name in names:
-            role: Role = "inputs" if name in spec.inputs else "targets"
+            role = "inputs" if name in spec.inputs else "targets"
             valid = _valid(layout, role, name)
-            da = _packing.ready(train[name], spec.sample_dim).where(valid)
-            for dim, labels in layout.variables[name].levels.items():
-                if dim in da.coords and da.sizes[dim] != len(labels):
-                    da = da.sel({dim: list(labels)})
+            da = _packing.select_levels(_packing.ready(train[name], spec.sample_dim), layout.variables[name].levels)
             da = da.astype("float64")
+            da = da.where(valid & np.isfinite(da))
             over = [d for d in da.dims if d not in layout.variables[name].levels]
             cells = valid.sum([d for d in valid.dims if d in layout.space])
             total = int(np.prod([n for d, n in da.sizes.items() if d in over and d not in layout.space], dtype=int))
@@ -102,7 +103,7 @@ class Scaling:
                         expected="a value on every cell of the mask"
                         if spec.mask
                         else "no missing values (there is no mask)",
-                        received=f"{int(got['missing'])} missing values",
+                        received=f"{int(got['missing'])} missing or infinite values",
                         remedy="name a mask in the FieldSpec (physml.grid.finite_mask makes one), or fill the gaps",
                     )
                 )

@@ -111,6 +111,8 @@ def split_time(
 
 def _end(index: pd.Index, label: Any) -> int:
     """Position behind the last label of a part; a partial date such as "1989" means all of it."""
+    if isinstance(label, int) and isinstance(index, pd.DatetimeIndex | xr.CFTimeIndex):
+        label = str(label)  # the year 1989, as YAML reads it
     try:
         return int(index.slice_indexer(None, label).stop or 0)
     except (KeyError, TypeError, ValueError) as error:

@@ -1,0 +1,311 @@
+"""The main job: a network trained on the user's data as a YAML file says, and its predictions written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from physml._errors import describe
+from physml.data.batches import Batches
+from physml.data.scaling import Scaling
+from physml.data.split import split_time
+from physml.fields import FieldSpec
+from physml.forecast import persistence, predict
+from physml.model import FieldModel, load, make_head
+from physml.run import prepare
+from physml.run.config import RunConfig, digest, dump
+from physml.run.fit import fit
+
+MODEL, HISTORY, SCORES, CONFIG = "model.keras", "history.json", "scores.json", "run.yaml"
+CLIMATOLOGY = "climatology of "
+IN_MEMORY = 2e9
+"""Size of the training data [bytes] up to which they are read once and kept."""
+
+Parts = dict[str, xr.Dataset]
+"""The periods by name: train, validation, test."""
+
+
+def make_spec(config: RunConfig) -> FieldSpec:
+    """Return the FieldSpec of a run; mask and area made by the run have their names here."""
+    fields = dict(config.spec)
+    if config.data.mask_from is not None:
+        fields["mask"] = prepare.MASK
+    if config.data.cell_area:
+        fields["area"] = prepare.AREA
+    return FieldSpec(**fields)
+
+
+def read(config: RunConfig, spec: FieldSpec) -> tuple[Parts, xr.Dataset | None]:
+    """Return the parts of the data, prepared, lazily, and the climatology that was removed, if any."""
+    ds = prepare.open_data(config.data.path, config.data.chunks)
+    ds = prepare.rename_and_select(ds, config.data.rename, config.data.select)
+    ds = prepare.add_mask_and_area(ds, config.data.mask_from, config.data.cell_area, spec.sample_dim)
+    parts = _split(config, ds, spec)
+    if config.data.anomaly is None:
+        return parts, None
+    means = prepare.climatology(parts["train"], config.data.anomaly.variables, spec.sample_dim)
+    return {name: prepare.remove(part, means, spec.sample_dim) for name, part in parts.items()}, means
+
+
+def _split(config: RunConfig, ds: xr.Dataset, spec: FieldSpec) -> Parts:
+    split = config.split
+    if split.boundaries is not None:
+        parts = split_time(ds, split.boundaries, spec, split.embargo)._asdict()
+    else:
+        ranges = {n: getattr(split, n) for n in ("train", "validation", "test")}
+        parts = {n: ds.sel({spec.sample_dim: slice(*r)}) for n, r in ranges.items() if r is not None}
+    found = {n: p for n, p in parts.items() if p is not None}
+    for name, part in found.items():
+        if not part.sizes[spec.sample_dim]:
+            raise ValueError(
+                describe(
+                    f"split.{name} leaves nothing",
+                    expected="a period within the data",
+                    received=f"{getattr(split, name)}; the data run from {ds[spec.sample_dim].values[0]} "
+                    f"to {ds[spec.sample_dim].values[-1]}",
+                    remedy="correct the dates",
+                )
+            )
+    return found
+
+
+def make_model(config: RunConfig, scaling: Scaling, means: xr.Dataset | None) -> FieldModel:
+    """Return the untrained model of a run."""
+    from physml.constraints.combine import Constraints
+    from physml.networks.builders import build
+
+    layout = scaling.layout
+    if means is not None:
+        layout = layout.keep({f"{CLIMATOLOGY}{n}": da for n, da in means.data_vars.items()})
+        scaling = Scaling.from_config(scaling.to_config(), layout)
+    head = None if config.head is None else make_head({"type": config.head.type, **config.head.arguments})
+    network = build(
+        config.network.name,
+        layout,
+        outputs=None if head is None else head.channels(layout),
+        boundary=config.network.boundary,
+        **config.network.arguments,
+    )
+    return FieldModel(
+        network,
+        scaling=scaling,
+        constraints=Constraints.from_config([{"type": c.type, **c.arguments} for c in config.constraints]),
+        head=head,
+        increment=config.increment,
+        provenance={
+            "data": ", ".join(Path(p).name for p in config.data.path),
+            "config_sha256": digest(config),
+            "preparation": json.dumps(
+                {
+                    "rename": config.data.rename,
+                    "select": config.data.select,
+                    "anomaly": [] if config.data.anomaly is None else config.data.anomaly.variables,
+                }
+            ),
+        },
+        name=config.network.name,
+    )
+
+
+def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
+    """Train as the configuration says, and write model, history, scores and configuration into its output folder.
+
+    Everything is written to a folder beside the output first and moved there when it is whole.
+
+    Parameters
+    ----------
+    config
+        From :func:`physml.run.config.load`.
+    say
+        Receives a line at every stage.
+
+    Returns
+    -------
+    pathlib.Path
+        The output folder: ``model.keras``, ``history.json``, ``scores.json``, ``run.yaml`` and ``learning_curve.png``.
+
+    Raises
+    ------
+    FileExistsError
+        Where the output folder holds a model and ``output.overwrite`` is false.
+    """
+    import keras
+
+    target = Path(config.output.directory)
+    if (target / MODEL).exists() and not config.output.overwrite:
+        raise FileExistsError(
+            describe(
+                f"output.directory {str(target)!r} already holds a model",
+                expected="a new folder",
+                received=str(target / MODEL),
+                remedy="choose another output.directory, or output.overwrite=true",
+            )
+        )
+    settings = config.training
+    keras.utils.set_random_seed(settings.seed)
+    spec = make_spec(config)
+    parts, means = read(config, spec)
+    sizes = ", ".join(f"{p.sizes[spec.sample_dim]} {n}" for n, p in parts.items())
+    say(f"data: steps of {spec.sample_dim!r}: {sizes}")
+    scaling = Scaling.fit(parts["train"], spec)
+    model = make_model(config, scaling, means)
+    say(f"network: {config.network.name}, {model.count_params():,} parameters")
+    batches, validation = (
+        Batches(
+            _in_memory(parts[n], spec),
+            spec,
+            settings.batch_size,
+            shuffle=n == "train" and settings.shuffle,
+            seed=settings.seed,
+        )
+        if n in parts
+        else None
+        for n in ("train", "validation")
+    )
+    assert batches is not None
+    history = fit(
+        model,
+        batches,
+        validation,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        schedule=settings.schedule,
+        optimizer=settings.optimizer,
+        loss=settings.loss,
+        patience=None if settings.early_stopping is None else settings.early_stopping.patience,
+        title=config.network.name,
+    )
+    last = {k: v[-1] for k, v in history.items()}
+    say(f"trained {len(history['loss'])} epochs: " + ", ".join(f"{k} {v:.4g}" for k, v in last.items()))
+    judged = next(n for n in ("test", "validation", "train") if n in parts)
+    scores = {"part": judged, **score(model, parts[judged])}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".physml-") as folder:
+        made = Path(folder)
+        model.save(made / MODEL)
+        (made / HISTORY).write_text(json.dumps(history, indent=1))
+        (made / SCORES).write_text(json.dumps(scores, indent=1))
+        (made / CONFIG).write_text(dump(config))
+        _draw(history, made / "learning_curve.png")
+        target.mkdir(exist_ok=True)
+        for file in made.iterdir():
+            os.replace(file, target / file.name)
+    say(f"wrote {target / MODEL}")
+    return target
+
+
+def score(model: FieldModel, ds: xr.Dataset) -> dict[str, Any]:
+    """Return the area-weighted rmse of every target by lead, beside that of persistence where the target is an input."""
+    from physml import verify
+
+    layout = model.layout
+    spec = layout.spec
+    truth = layout.unpack(layout.pack(ds, "targets", whole_window=True), "targets")
+    candidates = {"rmse": predict(model, ds), "rmse_persistence": persistence(layout, ds)}
+    weights = xr.DataArray(layout.weights, dims=layout.space, coords={d: ds[d] for d in layout.space if d in ds.coords})
+    out: dict[str, Any] = {}
+    for name in spec.targets:
+        out[name] = {"units": layout.units(name) or "1"}
+        for label, fields in candidates.items():
+            if name not in fields:
+                continue
+            a, b = (x.drop_vars("valid_time", errors="ignore") for x in xr.align(fields[name], truth[name]))
+            dims = [d for d in a.dims if d != "lead"]
+            found = verify.rmse(a, b, weights=weights, dim=dims).values.reshape(-1)
+            leads = spec.offsets("targets", name)
+            out[name][label] = {str(k): float(x) for k, x in zip(leads, found, strict=True)}
+    return out
+
+
+def _in_memory(ds: xr.Dataset, spec: FieldSpec) -> xr.Dataset:
+    """Read small data once; larger data stay on disk."""
+    names = [n for n in dict.fromkeys([*spec.inputs, *spec.targets, spec.mask, spec.area]) if n is not None]
+    return ds[names].load() if sum(ds[n].nbytes for n in names) <= IN_MEMORY else ds
+
+
+def _draw(history: dict[str, list[float]], path: Path) -> None:
+    try:
+        from physml.plot import learning_curve
+
+        learning_curve(history).savefig(path, dpi=150)
+    except ImportError:  # the extra "plot" is not installed
+        return
+
+
+def write_prediction(model_path: str, data: str | list[str], out: str, *, overwrite: bool = False) -> Path:
+    """Predict from data on disk, and write the result as CF netCDF or zarr.
+
+    Parameters
+    ----------
+    model_path
+        A ``.keras`` file, or the folder of a run.
+    data
+        netCDF files or a zarr store with the inputs.
+    out
+        ``*.nc`` or ``*.zarr``; written beside itself first and moved when it is whole.
+    overwrite
+        Replace what is there.
+
+    Returns
+    -------
+    pathlib.Path
+        The file written.
+
+    Raises
+    ------
+    FileExistsError, ValueError
+        Where *out* is there already, or has another ending.
+    """
+    target = Path(out)
+    if target.suffix not in (".nc", ".zarr"):
+        raise ValueError(
+            describe(
+                f"--out {out!r} has no known format",
+                expected="*.nc or *.zarr",
+                received=target.suffix,
+                remedy="--out forecast.nc",
+            )
+        )
+    if target.exists() and not overwrite:
+        raise FileExistsError(
+            describe(
+                f"{out!r} is there already",
+                expected="a new path",
+                received=out,
+                remedy="choose another, or --overwrite",
+            )
+        )
+    path = Path(model_path)
+    model = load(path / MODEL if path.is_dir() else path)
+    spec = model.layout.spec
+    preparation = json.loads(model.provenance.get("preparation", "{}"))
+    ds = prepare.rename_and_select(
+        prepare.open_data(data), preparation.get("rename", {}), preparation.get("select", {})
+    )
+    names = preparation.get("anomaly", [])
+    means = xr.Dataset({n: model.layout.statics[f"{CLIMATOLOGY}{n}"] for n in names}, {"month": np.arange(1, 13)})
+    forecast = predict(model, prepare.remove(ds, means, spec.sample_dim))
+    write(prepare.restore(forecast, means, spec.sample_dim), target)
+    return target
+
+
+def write(ds: xr.Dataset, target: Path) -> None:
+    """Write a Dataset as netCDF or zarr; nothing half-written is left behind."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".physml-") as folder:
+        made = Path(folder) / target.name
+        if target.suffix == ".zarr":
+            ds.to_zarr(made, consolidated=False)
+            shutil.rmtree(target, ignore_errors=True)
+        else:
+            encoding = {n: {"zlib": True, "complevel": 1} for n, v in ds.data_vars.items() if v.dtype.kind == "f"}
+            ds.to_netcdf(made, encoding=encoding)
+        os.replace(made, target)
