@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
@@ -12,21 +13,24 @@ import keras
 import numpy as np
 import xarray as xr
 
-from physml import _packing
+from physml import _matching, _packing, grid
 from physml._errors import describe
 from physml.data.batches import fill_masked
+from physml.fields import FieldSpec
 from physml.layout import Layout
 from physml.model import FieldModel, load
 from physml.provenance import stamp
-from physml.timeaxis import TimeStep, find_step, shift
+from physml.timeaxis import TimeStep, check_axis, positions, require_same_step, shift, step_of
 
 
 class Predictor:
     """A FieldModel as a function of arrays ``[row, *space, channel]``, in batches of one fixed size.
 
-    The last batch is padded, so that a single signature is compiled. One thread at a time runs the network, which uses all
+    The last batch is padded, so that a single signature is compiled. One thread at a time runs a network, which uses all
     cores itself, while others read. Sent to another process it travels as a ``.keras`` file and is loaded there once.
     """
+
+    _one_at_a_time = threading.Lock()
 
     def __init__(self, model: FieldModel, batch_size: int = 32) -> None:
         if batch_size < 1:
@@ -35,7 +39,7 @@ class Predictor:
             )
         self.model, self.batch_size = model, batch_size
         self.token = uuid.uuid4().hex
-        self._lock = threading.Lock()
+        self._file: bytes | None = None
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return the outputs of all rows, masked cells 0; refuse inputs missing on valid cells."""
@@ -43,7 +47,7 @@ class Predictor:
         x = fill_masked(np.asarray(x, self.model.compute_dtype), layout.valid("inputs"), layout, "inputs")
         out = np.empty((*x.shape[:-1], len(layout.targets)), self.model.compute_dtype)
         size = self.batch_size
-        with self._lock:
+        with self._one_at_a_time:
             for start in range(0, len(x), size):
                 rows = x[start : start + size]
                 n = len(rows)
@@ -56,25 +60,32 @@ class Predictor:
         return self.token
 
     def __reduce__(self) -> Any:
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "model.keras")
-            self.model.save(path)
-            with open(path, "rb") as file:
-                return _restore, (file.read(), self.batch_size, self.token)
+        if self._file is None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "model.keras")
+                self.model.save(path)
+                with open(path, "rb") as file:
+                    self._file = file.read()
+        return _restore, (self._file, self.batch_size, self.token)
 
 
 _RESTORED: dict[str, Predictor] = {}
+_RESTORING = threading.Lock()
 
 
 def _restore(data: bytes, batch_size: int, token: str) -> Predictor:
-    if token not in _RESTORED:
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "model.keras")
-            with open(path, "wb") as file:
-                file.write(data)
-            _RESTORED[token] = Predictor(load(path), batch_size)
-            _RESTORED[token].token = token
-    return _RESTORED[token]
+    with _RESTORING:
+        if token not in _RESTORED:
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "model.keras")
+                with open(path, "wb") as file:
+                    file.write(data)
+                restored = Predictor(load(path), batch_size)
+            restored.token, restored._file = token, data
+            _RESTORED[token] = restored
+            for old in list(_RESTORED)[:-4]:  # a worker that lives long does not collect models
+                del _RESTORED[old]
+        return _RESTORED[token]
 
 
 def predict(model: FieldModel | str, ds: xr.Dataset, *, batch_size: int = 32) -> xr.Dataset:
@@ -108,7 +119,8 @@ def predict(model: FieldModel | str, ds: xr.Dataset, *, batch_size: int = 32) ->
     model = load(model) if isinstance(model, str | os.PathLike) else model
     layout = model.layout
     packed = layout.pack(ds, "inputs")
-    predictor = Predictor(model, batch_size)
+    blocks = [max(packed.chunksizes.get(d, (packed.sizes[d],))) for d in packed.dims[: -len(layout.space) - 1]]
+    predictor = Predictor(model, min(batch_size, math.prod(blocks)))
     out = _packing.map_samples(predictor, [packed], layout.space, len(layout.targets), model.compute_dtype)
     fields = layout.unpack(out, "targets", predicted=True)
     return _stamped(fields, ds, model, "predict")
@@ -142,9 +154,8 @@ def persistence(layout: Layout, ds: xr.Dataset) -> xr.Dataset:
 
 
 def _stamped(fields: xr.Dataset, ds: xr.Dataset, model: FieldModel, action: str) -> xr.Dataset:
-    fields.attrs = {k: v for k, v in ds.attrs.items() if k in ("Conventions", "history", "source", "references")}
     return stamp(
-        fields,
+        fields.assign_attrs(ds.attrs),
         f"{action} with {model.name}",
         {f"model_{k.removeprefix('physml_')}": v for k, v in model.provenance.items()},
     )
@@ -202,22 +213,28 @@ def rollout(
         )
     initial = initial.isel({sample: slice(-history, None)})
     start, step = _start(initial, forcing, layout)
+    if history > 1 and start is not None and step is not None:
+        require_same_step(initial[sample], step, "rollout: the initial state")
     labels = [shift(start, step, i * stride)[0] for i in range(steps + 1)] if start is not None and step else None
 
     names = list(spec.targets)
     driven = [n for n in spec.inputs if n not in names]
     sources = {n: _source(n, layout, initial, forcing) for n in driven}
-    members = {m: s.sizes[m] for m in layout.members for s in [initial, forcing] if s is not None and m in s.dims}
+    members = _members(initial, forcing, layout)
     outer = members | dict(zip(layout.space, layout.shape, strict=True))
     kind = model.compute_dtype
-    layout.plain().check(initial, "targets")
+    for name, da in [*((n, grid.variable(initial, n, "initial state")) for n in names), *sources.items()]:
+        _matching.check_variable(layout, da, "forcing" if name in sources else "initial state")
+    for ds in (initial, forcing):
+        if ds is not None:
+            _matching.check_grid(layout, ds)
     past = [
         {n: _packing.columns(layout, initial[n].isel({sample: i}), n, outer, kind) for n in names}
         for i in range(initial.sizes[sample])
     ]
     still = {n: _packing.columns(layout, s, n, outer, kind) for n, s in sources.items() if sample not in s.dims}
-    positions = _positions(sources, sample, labels, steps, spec)
-    predictor = Predictor(model, batch_size)
+    at = _positions(sources, sample, labels, steps, spec, step)
+    predictor = Predictor(model, min(batch_size, math.prod(members.values())))
     template = initial[names[0]].isel({sample: 0}, drop=True)
     kept = {k: c for s in (initial, forcing) if s is not None for k, c in s.coords.items() if set(c.dims) <= set(outer)}
     kept.pop(sample, None)
@@ -231,8 +248,8 @@ def rollout(
                 elif name in still:
                     parts.append(still[name])
                 else:
-                    at = positions[name][i] + offset
-                    parts.append(_packing.columns(layout, sources[name].isel({sample: at}), name, outer, kind))
+                    now = sources[name].isel({sample: at[name][i] + offset})
+                    parts.append(_packing.columns(layout, now, name, outer, kind))
         x = xr.DataArray(_packing.concatenate(parts), dims=(*outer, "channel"))
         y = _packing.map_samples(predictor, [x], layout.space, len(layout.targets), kind)
         out.append(y)
@@ -283,8 +300,27 @@ def _start(
     if sample not in initial.coords:
         return None, None
     axes = [s[sample] for s in (forcing, initial) if s is not None and sample in s.coords and s[sample].ndim]
-    step = layout.step or next((found for a in axes if (found := find_step(a)) is not None), None)
-    return initial[sample].values[-1:], step
+    steps = [step_of(a, layout.step) for a in axes]
+    return initial[sample].values[-1:], next((s for s in steps if s not in (None, layout.step)), layout.step)
+
+
+def _members(initial: xr.Dataset, forcing: xr.Dataset | None, layout: Layout) -> dict[str, int]:
+    """Return the sizes of the member dimensions; refuse forcing of other members than the initial state."""
+    found: dict[str, int] = {}
+    for m in layout.members:
+        axes = [s[m] for s in (initial, forcing) if s is not None and m in s.dims]
+        for axis in axes:
+            found[m] = axis.size
+        if len(axes) == 2 and not np.array_equal(axes[0].values, axes[1].values):
+            raise ValueError(
+                describe(
+                    f"rollout: the forcing has other members along {m!r} than the initial state",
+                    expected=axes[0].values.tolist(),
+                    received=axes[1].values.tolist(),
+                    remedy=f"forcing.sel({m}=initial[{m!r}])",
+                )
+            )
+    return found
 
 
 def _source(name: str, layout: Layout, initial: xr.Dataset, forcing: xr.Dataset | None) -> xr.DataArray:
@@ -294,7 +330,7 @@ def _source(name: str, layout: Layout, initial: xr.Dataset, forcing: xr.Dataset 
         if ds is not None and name in ds.variables:
             if moving and sample not in ds[name].dims:
                 return ds[name].expand_dims(sample)
-            return ds[name]
+            return ds[name] if moving or sample not in ds[name].dims else ds[name].isel({sample: 0}, drop=True)
     raise KeyError(
         describe(
             f"rollout: the input {name!r} is no target and has to be given",
@@ -306,7 +342,12 @@ def _source(name: str, layout: Layout, initial: xr.Dataset, forcing: xr.Dataset 
 
 
 def _positions(
-    sources: dict[str, xr.DataArray], sample: str, labels: list[Any] | None, steps: int, spec: Any
+    sources: dict[str, xr.DataArray],
+    sample: str,
+    labels: list[Any] | None,
+    steps: int,
+    spec: FieldSpec,
+    step: TimeStep | None,
 ) -> dict[str, list[int]]:
     found = {}
     for name, da in sources.items():
@@ -315,7 +356,8 @@ def _positions(
         if labels is None or sample not in da.coords:
             at = np.arange(steps) - min(0, min(spec.offsets("inputs", name)))
         else:
-            at = da.indexes[sample].get_indexer(labels[:steps])
+            check_axis(da[sample], f"rollout: forcing {name!r}")
+            at = positions(da[sample].values, np.array(labels[:steps], dtype=da[sample].dtype), step)
         offsets = spec.offsets("inputs", name)
         bad = [
             i for i in range(steps) if at[i] < 0 or at[i] + offsets[0] < 0 or at[i] + offsets[-1] >= da.sizes[sample]
@@ -361,6 +403,7 @@ class FieldStep(keras.layers.Layer):
     """
 
     def __init__(self, model: FieldModel, **kwargs: Any) -> None:
+        kwargs.setdefault("dtype", model.dtype_policy)
         super().__init__(**kwargs)
         layout, spec = model.layout, model.layout.spec
         _is_step(layout)

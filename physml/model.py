@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,11 +11,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from physml import grid
 from physml._errors import describe
 from physml.constraints.base import Constraint
 from physml.constraints.combine import Constraints
 from physml.constraints.layer import concatenate
 from physml.constraints.transport import Transport
+from physml.data.batches import Batches, EpochOf
 from physml.data.scaling import Scaling
 from physml.fields import FieldSpec
 from physml.layout import Layout
@@ -92,10 +95,20 @@ class FieldModel(keras.Model):
         # Physical units do not fit into half precision: mixed precision belongs to the network inside.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+        if self.compute_dtype not in ("float32", "float64"):
+            raise ValueError(
+                describe(
+                    "FieldModel cannot hold physical units in half precision",
+                    expected="dtype='float32' or 'float64'",
+                    received=repr(self.dtype_policy.name),
+                    remedy="give the network inside dtype='mixed_float16', and leave the FieldModel alone",
+                )
+            )
         self.network = network
         self.constraints = constraints if isinstance(constraints, Constraints) else Constraints(constraints)
         self.penalties = penalties if isinstance(penalties, Constraints) else Constraints(penalties)
-        self.penalty, self.head, self.increment = float(penalty), head, bool(increment)
+        # A head holds the masks of its grid: a copy, so that one head may be given to models of several grids.
+        self.penalty, self.head, self.increment = float(penalty), copy.copy(head), bool(increment)
         if loss_units not in ("scaled", "physical"):
             raise ValueError(
                 describe(
@@ -110,7 +123,9 @@ class FieldModel(keras.Model):
         layout = _layout(spec, scaling)
         layout = self.penalties.bind(self.constraints.bind(layout.load()))
         if head is not None:
-            layout = layout.keep({n: layout.statics[n] for n in head.statics(layout)})
+            layout = layout.keep(
+                {n: grid.variable(layout.statics, n, "volume of the head") for n in head.statics(layout)}
+            )
         self._attach(layout, (scaling or Scaling.identity(layout)).to_config())
         self._check_network()
         self(keras.Input((*layout.shape, len(layout.inputs)), dtype=self.compute_dtype))
@@ -128,7 +143,8 @@ class FieldModel(keras.Model):
 
         self._mean_in, self._std_in = vector("mean", "inputs"), vector("std", "inputs")
         self._mean_out, self._std_out = vector("mean", "targets"), vector("std", "targets")
-        self._unit = vector("increment", "targets") if self.increment else self._std_out
+        self.loss_scale = vector("increment", "targets") if self.increment else self._std_out
+        """What a scaled unit is in physical units, by target channel."""
         if self.increment:
             self._states = [layout.where("inputs", n, 0) for n in layout.spec.targets]
         valid_in, valid_out = layout.valid("inputs"), layout.valid("targets")
@@ -140,7 +156,21 @@ class FieldModel(keras.Model):
     def _check_network(self) -> None:
         layout = self.layout
         wanted = len(layout.targets) if self.head is None else self.head.channels(layout)
-        shape = self.network.compute_output_shape((None, *layout.shape, len(layout.inputs)))
+        given = (None, *layout.shape, len(layout.inputs))
+        takes = getattr(self.network, "input_shape", None)
+        fits = not isinstance(takes, tuple) or (
+            len(takes) == len(given) and all(a in (None, b) for a, b in zip(takes, given, strict=True))
+        )
+        if not fits:
+            raise ValueError(
+                describe(
+                    "the network does not take the inputs",
+                    expected=f"[batch, {', '.join(map(str, given[1:]))}] for {', '.join(map(str, layout.inputs))}",
+                    received=["batch", *takes[1:]],  # type: ignore[index]
+                    remedy="build it on keras.Input((*layout.shape, len(layout.inputs)))",
+                )
+            )
+        shape = self.network(keras.KerasTensor(given, self.compute_dtype)).shape
         if tuple(shape[1:]) != (*layout.shape, wanted):
             raise ValueError(
                 describe(
@@ -168,12 +198,9 @@ class FieldModel(keras.Model):
             z = z * self.head.seen
         n = ops.cast(self.network(z, training=training), self.compute_dtype)
         if self.head is not None:
-            y, found = self.head(n, x)
-            y = ops.cast(y, self.compute_dtype)
-            if found is not None:
-                self.add_loss(found)
+            y = ops.cast(self.head(n, x), self.compute_dtype)
         elif self.increment:
-            y = self._state(x) + n * self._unit
+            y = self._state(x) + n * self.loss_scale
         else:
             y = n * self._std_out + self._mean_out
         y = self._masked(y)
@@ -197,13 +224,20 @@ class FieldModel(keras.Model):
     def _masked(self, y: Any) -> Any:
         return y if self._valid_out is None else ops.where(self._valid_out, y, ops.zeros_like(y))
 
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as ``keras.Model.fit`` does; :class:`physml.Batches` keep their own order, that of their seed and the epoch."""
+        if isinstance(x, Batches):
+            kwargs["shuffle"] = False  # Keras would reorder whole batches by the global random state
+            kwargs["callbacks"] = [EpochOf(x), *keras.tree.flatten(kwargs.get("callbacks") or [])]
+        return super().fit(x, *args, **kwargs)
+
     # losses and metrics in scaled units -------------------------------------------------------------------------------
 
     def _scaled(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
         """Return targets in the units of the loss; masked cells 0; a last axis of 1 where weights differ by channel."""
         y = self._masked(ops.cast(y, self.compute_dtype))
         if self.loss_units == "scaled":
-            y = self._masked((y - self._mean_out) / self._unit)
+            y = self._masked((y - self._mean_out) / self.loss_scale)
         by_channel = sample_weight is not None and len(sample_weight.shape) == len(y.shape) and y.shape[-1] > 1
         return (ops.expand_dims(y, -1) if by_channel else y), sample_weight
 
@@ -334,6 +368,8 @@ def load(path: str | os.PathLike[str]) -> FieldModel:
                 f"no model at {path!r}", expected="a .keras file", received="nothing there", remedy="check the path"
             )
         )
+    import physml.networks.padding  # noqa: F401  its layers are known by name once it is loaded
+
     try:
         model = keras.saving.load_model(path)
     except Exception as error:  # Keras raises many classes for a file it cannot read
@@ -341,8 +377,8 @@ def load(path: str | os.PathLike[str]) -> FieldModel:
             describe(
                 f"the model at {path!r} cannot be read",
                 expected="a whole .keras file written by FieldModel.save",
-                received=f"{type(error).__name__}: {error}",
-                remedy="save the model again, or copy the file again",
+                received=f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}",
+                remedy="save or copy the file again; a layer of your own must be imported before loading",
             )
         ) from error
     if not isinstance(model, FieldModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,12 @@ import pandas as pd
 import xarray as xr
 
 from physml._errors import describe
+
+_NANOSECONDS = {"D": 86_400e9, "h": 3_600e9, "m": 60e9, "s": 1e9, "ms": 1e6, "us": 1e3, "ns": 1.0}
+_MONTH = 28 * 86_400e9
+"""Length of the shortest month [ns]."""
+_TOLERANCE = 1e-6
+"""Deviation from a constant step that is forgiven, relative to the step: labels decoded from floats are that noisy."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +30,16 @@ class TimeStep:
         months, ``size`` of them).
     size
         Length of one step.
-    anchor
-        For months: where in the month the label stands: ``"day"`` (the same day and time), ``"end"`` (the last day) or
-        ``"fraction"`` (the same fraction of the month, as in mid-month stamps).
+    anchor, place
+        For months: where in the month the labels stand. ``"day"``: on day *place*, or on the last one of shorter months (31
+        is the end of every month). ``"fraction"``: at the fraction *place* of the month, as in mid-month stamps.
+        ``"whole day"``: the same, on the day that holds it. A label that stands elsewhere keeps its own day.
     """
 
     kind: str
     size: float
     anchor: str = "day"
+    place: float | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -41,6 +50,10 @@ class TimeStep:
         if self.kind == "duration":
             return f"{pd.Timedelta(int(self.size), 'ns')}"
         return f"{self.size:g} month(s)" if self.kind == "month" else f"{self.size:g}"
+
+    def same_length(self, other: TimeStep) -> bool:
+        """Tell whether two steps are equally long, wherever in the month their labels stand."""
+        return self.kind == other.kind and abs(self.size / other.size - 1) <= _TOLERANCE
 
     def to_config(self) -> dict[str, Any]:
         """Return a plain dictionary."""
@@ -54,13 +67,23 @@ def _months(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     return (
         dates.year.values * 12 + dates.month.values - 1,
         dates.day.values,
-        seconds,
+        seconds + dates.microsecond.values * 1e-6,
         dates.days_in_month.values,
     )
 
 
 def _is_date(values: np.ndarray) -> bool:
     return values.dtype.kind == "M" or (values.dtype.kind == "O" and hasattr(values.flat[0], "calendar"))
+
+
+def _plain(differences: np.ndarray) -> np.ndarray:
+    """Return differences of labels as float64: numbers as they are, times in nanoseconds."""
+    if differences.dtype.kind == "m":
+        unit, count = np.datetime_data(differences.dtype)
+        return differences.astype("int64") * (count * _NANOSECONDS[unit])
+    if differences.dtype.kind == "O":
+        return np.array([d.total_seconds() for d in differences], "float64") * 1e9
+    return differences.astype("float64")
 
 
 def check_axis(coordinate: xr.DataArray, where: str) -> None:
@@ -116,34 +139,55 @@ def find_step(coordinate: xr.DataArray) -> TimeStep | None:
     '1 month(s)'
     """
     values = coordinate.values
-    if values.size < 2:
+    if values.size < 2 or not (_is_date(values) or values.dtype.kind in "iufm"):
         return None
-    if not _is_date(values):
-        if values.dtype.kind not in "iuf":
-            return None
-        steps = np.diff(values.astype("float64"))
-        uniform = np.allclose(steps, steps[0], rtol=1e-6, atol=1e-9 * np.abs(values).max())
-        return TimeStep("number", float(steps[0])) if uniform else None
-    gaps = np.diff(values)
-    if values.dtype.kind == "M":
-        nanoseconds = gaps.astype("timedelta64[ns]").astype("int64")
-    else:
-        nanoseconds = np.array([round(g.total_seconds() * 1e9) for g in gaps], dtype="int64")
-    if (nanoseconds == nanoseconds[0]).all() and (values.size > 2 or nanoseconds[0] < 28 * 86_400_000_000_000):
-        return TimeStep("duration", float(nanoseconds[0]))
+    gaps = _plain(np.diff(values))
+    mean = gaps.mean()
+    noise = 1e-9 * np.abs(values).max() if values.dtype.kind in "iuf" else 0.0
+    even = bool((np.abs(gaps - mean) <= _TOLERANCE * abs(mean) + noise).all())
+    if values.dtype.kind in "iuf":
+        return TimeStep("number", float(gaps[0])) if even else None
+    fixed = TimeStep("duration", float(round(mean))) if even else None
+    if values.dtype.kind == "m" or (even and mean < _MONTH):
+        return fixed
+    months = _find_months(values)
+    # July, August and September are as long as each other and months all the same; 30 days of a 360-day year are 30 days.
+    if fixed is not None and getattr(values.flat[0], "calendar", None) == "360_day":
+        return fixed
+    if fixed is not None and values.size > 2 and months is not None and months.anchor != "day":
+        return fixed
+    return months or fixed
+
+
+def _find_months(values: np.ndarray) -> TimeStep | None:
+    """Return the step of an axis in calendar months, or None where it has none."""
     month, day, seconds, length = _months(values)
     strides = np.diff(month)
-    if not (strides == strides[0]).all() or strides[0] == 0:
-        return TimeStep("duration", float(nanoseconds[0])) if (nanoseconds == nanoseconds[0]).all() else None
-    if (day == day[0]).all() and (seconds == seconds[0]).all():
-        return TimeStep("month", float(strides[0]), "day")
-    if (day == length).all() and (seconds == seconds[0]).all():
-        return TimeStep("month", float(strides[0]), "end")
+    if not (strides == strides[0]).all() or strides[0] <= 0:
+        return None
+    size = float(strides[0])
+    same_time = bool((seconds == seconds[0]).all())
+    last = 31 if (day == length).all() else int(day.max())
+    if same_time and (day == np.minimum(last, length)).all():
+        return TimeStep("month", size, "day", float(last))
     fraction = (day - 1 + seconds / 86400) / length
-    # A stamp rounded to whole days still marks the same place in the month.
-    if np.abs(fraction - fraction[0]).max() < 1 / length.min():
-        return TimeStep("month", float(strides[0]), "fraction")
+    if np.ptp(fraction) < _TOLERANCE:
+        return TimeStep("month", size, "fraction", float(fraction.mean()))
+    low, high = ((day - 1) / length).max(), (day / length).min()
+    if same_time and low < high:
+        return TimeStep("month", size, "whole day", float(0.5 * (low + high)))
     return None
+
+
+def step_of(coordinate: xr.DataArray, known: TimeStep | None) -> TimeStep | None:
+    """Return the step by which the labels of an axis are moved: the *known* one, with this axis' place in the month.
+
+    The labels need not follow each other: forecasts may start at any dates. Without a known step it is found.
+    """
+    found = find_step(coordinate)
+    if known is None or (found is not None and found.same_length(known)):
+        return found
+    return known
 
 
 def require_step(coordinate: xr.DataArray, where: str) -> TimeStep:
@@ -159,10 +203,12 @@ def require_step(coordinate: xr.DataArray, where: str) -> TimeStep:
         return step
     values = coordinate.values
     received = f"{values.size} label(s)"
-    for i in range(2, values.size):
-        if find_step(coordinate[: i + 1]) is None:
-            received = f"{values[i - 1]} followed by {values[i]} at position {i}"
-            break
+    if values.size > 2:
+        good, bad = 2, values.size  # an axis that is uniform up to a label is so up to every earlier one
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            good, bad = (good, middle) if find_step(coordinate[:middle]) is None else (middle, bad)
+        received = f"{values[bad - 2]} followed by {values[bad - 1]} at position {bad - 1}"
     raise ValueError(
         describe(
             f"{where}: offsets count steps, and the coordinate {coordinate.name!r} has no constant step",
@@ -173,12 +219,69 @@ def require_step(coordinate: xr.DataArray, where: str) -> TimeStep:
     )
 
 
+def require_same_step(coordinate: xr.DataArray, known: TimeStep, where: str, *, gaps: bool = False) -> None:
+    """Refuse an axis with another step than the *known* one; with *gaps* only one whose labels lie closer together.
+
+    Raises
+    ------
+    ValueError
+        Where the axis is not uniform, its step is another one, or its labels are of another kind.
+    """
+    values = coordinate.values
+    kinds = {"number": "iuf", "duration": "mM", "month": "M"}[known.kind]
+    dates = values.size > 0 and known.kind != "number" and _is_date(values)
+    received: object = "numbers" if values.dtype.kind in "iuf" else f"labels of type {values.dtype}"
+    if dates or values.dtype.kind in kinds:
+        if values.size < 2:
+            return
+        ahead = shift(values[:-1], known, 1)
+        if (positions(values[1:], ahead, known) == np.arange(values.size - 1)).all():
+            return
+        # Mid-month stamps vary by a day or two.
+        if gaps and (_plain(values[1:] - values[:-1]) > 0.9 * _plain(ahead - values[:-1])).all():
+            return
+        found = find_step(coordinate) if gaps else require_step(coordinate, where)
+        if found is not None and found.same_length(known):
+            return
+        received = found or f"{values.size} labels, some closer together"
+    raise ValueError(
+        describe(
+            f"{where}: the step of {coordinate.name!r} is not the one of the training data",
+            expected=known,
+            received=received,
+            remedy="resample the data to the step the spec was bound to",
+        )
+    )
+
+
+def positions(axis: np.ndarray, labels: np.ndarray, step: TimeStep | None = None) -> np.ndarray:
+    """Return where each label stands on a sorted axis, -1 where it does not, to a millionth of the step.
+
+    Examples
+    --------
+    >>> positions(np.array([0.0, 0.1, 0.2, 0.3]), np.array([3 * 0.1, 0.15]), TimeStep("number", 0.1)).tolist()
+    [3, -1]
+    """
+    axis, labels = np.asarray(axis), np.asarray(labels)
+    if not axis.size or not labels.size:
+        return np.full(labels.shape, -1)
+    try:
+        have, want = _plain(axis - axis[0]), _plain(labels - axis[0])
+    except TypeError:  # dates of different calendars
+        return np.full(labels.shape, -1)
+    size = 0.0 if step is None else _MONTH if step.kind == "month" else step.size
+    right = np.clip(np.searchsorted(have, want), 0, have.size - 1)
+    left = np.maximum(right - 1, 0)
+    at = np.where(np.abs(have[left] - want) < np.abs(have[right] - want), left, right)
+    return np.where(np.abs(have[at] - want) <= _TOLERANCE * size, at, -1)
+
+
 def shift(values: np.ndarray, step: TimeStep, n: int) -> np.ndarray:
     """Return the labels *n* steps after *values*.
 
     Examples
     --------
-    >>> shift(np.array(["2000-01-31"], "M8[ns]"), TimeStep("month", 1, "end"), 1).astype("M8[D]")
+    >>> shift(np.array(["2000-01-31"], "M8[ns]"), TimeStep("month", 1, "day", 31), 1).astype("M8[D]")
     array(['2000-02-29'], dtype='datetime64[D]')
     """
     values = np.asarray(values)
@@ -187,34 +290,38 @@ def shift(values: np.ndarray, step: TimeStep, n: int) -> np.ndarray:
     if step.kind == "number":
         return (values + step.size * n).astype(values.dtype)
     if step.kind == "duration":
-        if values.dtype.kind == "M":
-            moved = values.astype("M8[ns]") + np.timedelta64(int(step.size) * n, "ns")
-            return moved.astype(values.dtype)
-        return values + pd.Timedelta(int(step.size) * n, "ns").to_pytimedelta()
+        if values.dtype.kind in "Mm":
+            unit = np.datetime_data(values.dtype)[0]
+            count = step.size * n / _NANOSECONDS[unit]
+            whole = count == round(count)  # nanoseconds would cut dates off at 1677 and 2262
+            delta = np.array(round(count) if whole else round(step.size * n), f"m8[{unit if whole else 'ns'}]")
+            return values + delta
+        return values + datetime.timedelta(microseconds=round(step.size * n * 1e-3))
     month, day, seconds, length = _months(values)
     to = month + round(step.size) * n
-    years, months = to // 12, to % 12 + 1
-    firsts = _first_of_month(values, years, months)
+    firsts = _first_of_month(values, to // 12, to % 12 + 1)
     new_length = xr.DataArray(firsts, dims="t").dt.days_in_month.values
-    if step.anchor == "end":
-        days = new_length - 1 + seconds / 86400
-    elif step.anchor == "fraction":
-        days = (day - 1 + seconds / 86400) / length * new_length
-        if np.all(seconds == 0) and not np.allclose(days, np.rint(days)):
-            days = np.rint((day - 1) / length * new_length)
-    else:
-        days = np.minimum(day, new_length) - 1 + seconds / 86400
+    days = np.minimum(day, new_length) - 1
+    if step.place is not None and step.anchor == "day":
+        there = day == np.minimum(step.place, length)
+        days = np.where(there, np.minimum(step.place, new_length) - 1, days)
+    elif step.place is not None and step.anchor == "whole day":
+        there = day - 1 == np.floor(step.place * length)
+        days = np.where(there, np.floor(step.place * new_length), days)
+    elif step.place is not None:
+        there = np.abs(day - 1 + seconds / 86400 - step.place * length) < 1e-3
+        days = np.where(there, 0, days)
+        seconds = np.where(there, np.rint(step.place * new_length * 86400), seconds)
+    microseconds = np.rint((days * 86400 + seconds) * 1e6).astype("int64")
     if values.dtype.kind == "M":
-        return (firsts.astype("M8[ns]") + np.rint(days * 86400e9).astype("m8[ns]")).astype(values.dtype)
-    return np.array(
-        [f + pd.Timedelta(round(d * 86400e6), "us").to_pytimedelta() for f, d in zip(firsts, days, strict=True)],
-        dtype=object,
-    )
+        return (firsts.astype("M8[us]") + microseconds.astype("m8[us]")).astype(values.dtype)
+    moved = [f + datetime.timedelta(microseconds=int(m)) for f, m in zip(firsts, microseconds, strict=True)]
+    return np.array(moved, dtype=object)
 
 
 def _first_of_month(values: np.ndarray, years: np.ndarray, months: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "M":
-        return ((years - 1970) * 12 + months - 1).astype("M8[M]").astype("M8[ns]")
+        return ((years - 1970) * 12 + months - 1).astype("M8[M]").astype("M8[s]")
     kind, calendar = type(values.flat[0]), values.flat[0].calendar
     extra = {} if kind.__name__ != "datetime" else {"calendar": calendar}
     return np.array([kind(int(y), int(m), 1, **extra) for y, m in zip(years, months, strict=True)], dtype=object)

@@ -48,10 +48,16 @@ class Constraint:
 
     name: str
     """Name of the target variable it acts on."""
+    relative = False
+    """Whether its residual is relative, or in the units of the variable."""
 
     def statics(self, layout: Layout) -> dict[str, xr.DataArray]:
         """Return the static fields to be kept with the layout."""
         return {}
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the names of the inputs, at offset 0, that it follows from."""
+        return ()
 
     def verify(self, layout: Layout) -> None:
         """Refuse a layout it cannot act on."""

@@ -51,6 +51,8 @@ class Conserve(Constraint):
     Conserve(name='tracer', over=('lat', 'lon'), weights='cell_volume', sources=(), equals=None)
     """
 
+    relative = True
+
     def __init__(
         self,
         name: str,
@@ -96,6 +98,10 @@ class Conserve(Constraint):
             str(self.weights): grid.variable(layout.statics, str(self.weights), f"weights of Conserve({self.name!r})")
         }
 
+    def needs(self) -> tuple[str, ...]:
+        """Return the variable itself and its sources, or nothing where *equals* is given."""
+        return () if self.equals is not None else (self.name, *self.sources)
+
     def verify(self, layout: Layout) -> None:
         """Refuse a layout without the dimensions, the inputs or the units of this budget."""
         super().verify(layout)
@@ -119,9 +125,17 @@ class Conserve(Constraint):
                     remedy="name them all in over=...",
                 )
             )
-        if self.equals is None:
-            for name in (self.name, *self.sources):
-                layout.where("inputs", name, 0)
+        for name in self.needs():
+            layout.where("inputs", name, 0)
+            if layout.variables[name].depth not in (1, known.depth):
+                raise ValueError(
+                    describe(
+                        f"source {name!r} of Conserve({self.name!r}) has other levels than the field",
+                        expected=f"{known.depth} levels, or none",
+                        received=f"{layout.variables[name].depth} levels",
+                        remedy="select or sum its levels",
+                    )
+                )
         self.weight_field(layout)
         self.source_factor(layout)
 
@@ -210,9 +224,9 @@ class Conserve(Constraint):
         )
 
     def residual(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
-        """Return ``(sum w y - total) / sum w |x|``, dimensionless, ``[batch, offset, group]``, summed in float64.
+        """Return ``(sum w y - total) / sum w |x|``, dimensionless, ``[batch and offset, group]``, summed in float64.
 
-        The scale is the amount ``sum w |y|`` where *equals* is given.
+        The scale is the amount ``sum w |y|`` where *equals* is given; its own gradient is left out.
         """
         from physml.constraints.combine import arrange
 
@@ -227,7 +241,8 @@ class Conserve(Constraint):
                 total = total + factor * ops.sum(ops.cast(term, "float64") * weights, axis=-1)
             scale = ops.sum(ops.abs(ops.cast(terms[0], "float64") if terms else y64) * weights, axis=-1)
             scale = ops.where(scale > 0, scale, ops.ones_like(scale))
-            value = (ops.sum(y64 * weights, axis=-1) - total) / scale
+            # A group whose cells are all masked has no law.
+            value = np.sign(weights.sum(-1)) * (ops.sum(y64 * weights, axis=-1) - total) / scale
 
             def vjp(upstream: Any) -> tuple[Any, ...]:
                 g = (ops.cast(upstream, "float64") / scale)[..., None] * weights

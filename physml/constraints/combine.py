@@ -36,8 +36,7 @@ class Constraints:
 
     def __init__(self, laws: Iterable[Constraint] | Constraint = ()) -> None:
         self.laws = (laws,) if isinstance(laws, Constraint) else tuple(laws)
-        self._layout: Layout | None = None
-        self._sums: dict[Constraint, SumLaw | None] = {}
+        self._sums: tuple[Layout | None, dict[Constraint, SumLaw | None]] = (None, {})
         strangers = [law for law in self.laws if not isinstance(law, Constraint)]
         if strangers:
             raise TypeError(
@@ -67,7 +66,17 @@ class Constraints:
             For names, dimensions, weights or units that do not fit, and for two weighted sums on one variable.
         """
         fields = {n: f for law in self.laws for n, f in law.statics(layout).items()}
-        layout = layout.keep(fields) if fields else layout
+        before, layout = layout, layout.keep(fields) if fields else layout
+        for n in set(fields) & set(before.kept):
+            if not np.array_equal(before.statics[n].values, layout.statics[n].values, equal_nan=True):
+                raise ValueError(
+                    describe(
+                        f"two laws bring different {n!r}",
+                        expected="one field of that name in constraints and penalties",
+                        received="two DataArrays that differ",
+                        remedy="put both into the Dataset under names of their own, and pass weights='name'",
+                    )
+                )
         sums: dict[str, Constraint] = {}
         for law in self.laws:
             law.verify(layout)
@@ -87,11 +96,12 @@ class Constraints:
 
     def _sum_of(self, law: Constraint, layout: Layout) -> SumLaw | None:
         """Return the weighted sum of a law, its arrays made once for each layout."""
-        if self._layout is not layout:
-            self._layout, self._sums = layout, {}
-        if law not in self._sums:
-            self._sums[law] = law.sum_law(layout)
-        return self._sums[law]
+        known = self._sums
+        if known[0] is not layout:  # one assignment, so that threads with other layouts cannot mix theirs in
+            known = self._sums = (layout, {})
+        if law not in known[1]:
+            known[1][law] = law.sum_law(layout)
+        return known[1][law]
 
     def residuals(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
         """Return the residual of every law by its label."""

@@ -140,6 +140,9 @@ def _solve(z: Any, total: Any, w: np.ndarray, direction: np.ndarray, low: Any, h
         left = ops.min(ops.where(weighty, (z - high) / reach, np.inf + ops.zeros_like(z)), axis=-1)
     if low is not None:
         right = ops.max(ops.where(weighty, (z - low) / reach, -np.inf + ops.zeros_like(z)), axis=-1)
+    # A group without weight has no law: its dual is zero.
+    left = ops.where(size > 0, left, ops.zeros_like(dual))
+    right = ops.where(size > 0, right, ops.zeros_like(dual))
     dual = ops.where(dual < left, left, ops.where(dual > right, right, dual))
 
     def unfinished(i: Any, dual: Any, left: Any, right: Any, before: Any, moving: Any) -> Any:
@@ -153,4 +156,8 @@ def _solve(z: Any, total: Any, w: np.ndarray, direction: np.ndarray, low: Any, h
 
     start = (ops.zeros((), "int32"), dual, left, right, ops.zeros_like(dual) - 2, ops.ones_like(dual) > 0)
     _, dual, *_ = ops.while_loop(unfinished, body, start)
-    return _clip(z - dual[..., None] * direction, low, high)
+    y, free = _clip(z - dual[..., None] * direction, low, high)
+    # Where z exceeds the total by far the dual has lost digits that y still has.
+    slope = ops.sum(free * w * direction, axis=-1)
+    rest = (weighted_sum(y, w) - total) / ops.where(slope > 0, slope, ops.ones_like(slope))
+    return _clip(y - free * rest[..., None] * direction, low, high)[0], free

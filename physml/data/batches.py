@@ -28,7 +28,8 @@ class Batches(keras.utils.PyDataset):
     batch_size
         Samples in a batch; the last batch may hold fewer.
     shuffle
-        Draw samples in a new order every epoch.
+        Draw samples in a new order every epoch. ``FieldModel.fit`` keeps it; to another Keras model say
+        ``fit(batches, shuffle=False)``.
     seed
         Seed of that order.
     drop_remainder
@@ -157,6 +158,18 @@ class Batches(keras.utils.PyDataset):
         picked = packed.isel({d: xr.DataArray(i, dims="batch") for d, i in zip(dims, at, strict=True)})
         array = picked.transpose("batch", ...).values.astype(self.dtype, copy=False)
         return fill_masked(array, valid, self.layout, role, picked)
+
+
+class EpochOf(keras.callbacks.Callback):
+    """Tells batches which epoch Keras is at: it also draws batches to build a model, and goes on after a resume."""
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Set the epoch of the batches."""
+        self.batches.epoch = epoch
 
 
 def fill_masked(

@@ -39,8 +39,19 @@ def build(name: str, layout: Layout, outputs: int | None = None, **arguments: An
                 remedy="correct network.name",
             )
         )
-    known = [p for p in inspect.signature(BUILDERS[name]).parameters if p not in ("layout", "outputs")]
+    parameters = inspect.signature(BUILDERS[name]).parameters
+    known = [p for p in parameters if p not in ("layout", "outputs")]
     _refuse_unknown(name, arguments, known)
+    for argument in known:
+        if argument not in arguments and parameters[argument].default is inspect.Parameter.empty:
+            raise ValueError(
+                describe(
+                    f"network {name!r} needs {argument!r}",
+                    expected=f"{argument}=... as in physml.networks.{name}",
+                    received="nothing",
+                    remedy="say it in network.arguments: it has no default",
+                )
+            )
     return BUILDERS[name](layout, outputs=outputs, **arguments)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from physml._errors import describe
 from physml.layout import Layout
-from physml.networks.padding import Pad, boundaries
+from physml.networks.padding import Inside, Pad, boundaries
 
 CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
 
@@ -67,15 +68,15 @@ def cnn(
             )
         )
     convolution = CONVOLUTIONS[len(layout.space)]
-    seeds = iter(keras.random.SeedGenerator(seed).next(ordered=False) for _ in range(2 * blocks + 1))
+    seeds = iter(np.random.default_rng(seed).integers(2**31, size=2 * blocks + 1).tolist())
 
     def conv(x: Any, size: int) -> Any:
         x = Pad(size // 2, ends)(x)
-        kernel = keras.initializers.HeNormal(seed=int(keras.ops.convert_to_numpy(next(seeds))[0]))
-        return convolution(filters, size, kernel_initializer=kernel)(x)
+        return convolution(filters, size, kernel_initializer=keras.initializers.HeNormal(next(seeds)))(x)
 
     start = keras.Input((*layout.shape, len(layout.inputs)))
-    x = keras.layers.Activation(activation)(conv(start, first_kernel_size))
+    seen = Inside()(start) if "closed" in ends else start
+    x = keras.layers.Activation(activation)(conv(seen, first_kernel_size))
     for _ in range(blocks):
         y = keras.layers.Activation(activation)(conv(x, kernel_size))
         x = keras.layers.Activation(activation)(keras.layers.add([x, conv(y, kernel_size)]))

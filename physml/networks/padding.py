@@ -77,6 +77,15 @@ class Pad(keras.layers.Layer):
                 continue
             at: list[Any] = [slice(None)] * len(x.shape)
             size = x.shape[axis]
+            if kind == "periodic" and n > size:
+                raise ValueError(
+                    describe(
+                        f"Pad: a periodic dimension of {size} cells is shorter than the stencil reaches",
+                        expected=f"at least {n} cells",
+                        received=size,
+                        remedy="use a smaller kernel",
+                    )
+                )
             first, last = list(at), list(at)
             if kind == "periodic":
                 first[axis], last[axis] = slice(size - n, size), slice(0, n)
@@ -95,3 +104,27 @@ class Pad(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
         return {**super().get_config(), "width": self.width, "boundary": self.boundary}
+
+
+@keras.saving.register_keras_serializable(package="physml")
+class Inside(keras.layers.Layer):
+    """Append a channel of ones.
+
+    Padded with zeros, it lets a stencil tell a closed end from a cell whose fields are at their mean.
+
+    Input shape
+    -----------
+    ``[batch, *space, channel]``.
+
+    Output shape
+    ------------
+    ``[batch, *space, channel + 1]``.
+    """
+
+    def call(self, x: Any) -> Any:
+        """Return the tensor with one more channel."""
+        return ops.concatenate([x, ops.ones_like(x[..., :1])], axis=-1)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Return the shape with one more channel."""
+        return (*input_shape[:-1], input_shape[-1] + 1)

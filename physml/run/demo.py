@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from physml.assimilation import (
     Cycle,
     Gaussian,
     PointObservations,
+    Unrolled,
     fit_background_error,
     observe,
     random_positions,
@@ -47,6 +48,8 @@ from physml.testbeds.gyre import simulate
 
 TRACER, SPACE = "tracer", ("lat", "lon")
 UNCONSTRAINED, PROJECTED, TRANSPORT = "unconstrained", "projected", "transport"
+AHEAD = 5
+"""Days ahead that the explained forecast looks."""
 BOUNDARY = {"lat": "closed", "lon": "closed"}
 LAWS = Constraints([NonNegative(TRACER), Conserve(TRACER, over=SPACE, weights="cell_volume")])
 SPEC = FieldSpec(
@@ -100,8 +103,6 @@ def demo(out: str, *, short: bool = False, seed: int = 0, overwrite: bool = Fals
     FileExistsError
         Where the folder is there and holds something, and *overwrite* is false.
     """
-    from dataclasses import replace
-
     target = Path(out)
     if target.exists() and any(target.iterdir()) and not overwrite:
         raise FileExistsError(
@@ -147,7 +148,7 @@ def _run(out: Path, settings: Settings) -> None:
     with clock.stage("explain"):
         shares, maps, scores["explanation"] = explain(models[TRANSPORT], train, test, settings)
     with clock.stage("write"):
-        provenance = record(settings.__dict__, seed=str(settings.seed), backend=keras.backend.backend())
+        provenance = record(asdict(settings), seed=str(settings.seed), backend=keras.backend.backend())
         rolled = xr.concat(
             [f[[TRACER]] for f in forecasts.values()], xr.Variable("network", list(forecasts)), join="exact"
         )
@@ -194,7 +195,7 @@ def train_networks(
 ) -> tuple[dict[str, FieldModel], dict[str, dict[str, list[float]]]]:
     """Return three trained networks, alike but for what makes their output, and their losses by epoch."""
     scaling = Scaling.fit(train, SPEC)
-    head = Transport(5, BOUNDARY, volume="cell_volume", **TRANSPORT_OPTIONS)
+    head = Transport(5, BOUNDARY, volume="cell_volume", balance=1)
     kinds: dict[str, dict[str, Any]] = {
         UNCONSTRAINED: {"increment": True},
         PROJECTED: {"increment": True, "constraints": LAWS},
@@ -218,10 +219,10 @@ def train_networks(
                 title=name,
                 progress=progress,
             )
+            # The loss is in scaled units, which differ between the heads: told as an rmse in those of the tracer.
+            unit = float(models[name].loss_scale[0])
+            histories[name]["rmse"] = [unit * loss**0.5 for loss in histories[name]["loss"]]
     return models, histories
-
-
-TRANSPORT_OPTIONS: dict[str, Any] = {"incompressible": 1.0}
 
 
 def judge(forecast: xr.Dataset, test: xr.Dataset) -> dict[str, Any]:
@@ -247,7 +248,7 @@ def assimilate(
     """Return a forecast from a wrong start drawn to sparse noisy observations, beside the same forecast without them."""
     rng = np.random.default_rng([settings.seed, 1])
     step, layout = FieldStep(model), model.layout
-    assert layout.step is not None
+    seconds = None if layout.step is None else layout.step.seconds
     # The start is the mean of all training states: nothing is known of where the tracer is.
     guess = train[[TRACER]].mean(("run", "time"), keep_attrs=True)
 
@@ -265,7 +266,7 @@ def assimilate(
             truth,
             steps=settings.steps,
             every=settings.every,
-            time_step=layout.step.seconds,
+            time_step=seconds,
         )
 
     def sample(truth: xr.Dataset) -> PointObservations:
@@ -319,13 +320,12 @@ def assimilate(
             seen.longitude[rows],
             {"units": "degree", "long_name": "longitude of the observation"},
         ),
-    ).assign(
-        truth=truth[TRACER],
-        free=free[TRACER],
-        **{
+    )
+    out = out.assign({"truth": truth[TRACER], "free": free[TRACER]}).assign(
+        {
             f"rmse_{k}": v.assign_attrs(units=truth[TRACER].attrs["units"], long_name=f"rmse of the {k}")
             for k, v in errors.items()
-        },
+        }
     )
     spread = (cycled[f"{TRACER}_std"] ** 2).weighted(area.fillna(0)).mean(SPACE) ** 0.5
     scores = {
@@ -345,8 +345,6 @@ def assimilate(
 def _fit(
     background: Gaussian, cycled: xr.Dataset, seen: PointObservations, truth: xr.Dataset, settings: Settings
 ) -> Gaussian:
-    from dataclasses import replace
-
     settled = cycled.isel(time=slice(settings.steps // 3, None))
     settled = settled.isel(time=np.flatnonzero(settled.used.values > 0))
     rows = truth.indexes["time"].get_indexer(settled.indexes["time"])
@@ -367,22 +365,30 @@ def _fit(
 def explain(
     model: FieldModel, train: xr.Dataset, test: xr.Dataset, settings: Settings
 ) -> tuple[xr.Dataset, xr.Dataset, dict[str, Any]]:
-    """Return what each input in each half of the basin adds to the tracer of the eastern half, and maps by input."""
-    layout = model.layout
-    middle = float(test.lon.mean())
-    west, east = dict(lon=slice(float(test.lon[0]), middle)), dict(lon=slice(middle, float(test.lon[-1])))
+    """Return what each input in each half of the basin adds to a forecast for its middle, and maps by input.
+
+    The forecast is :data:`AHEAD` steps of the network, unrolled into one, under the currents of the day it starts.
+    """
+    layout = replace(model.layout, spec=replace(SPEC, target_offsets=(AHEAD,)))
+    x = keras.Input((*layout.shape, len(layout.inputs)))
+    currents = keras.ops.repeat(keras.ops.expand_dims(x[..., 1:], 1), AHEAD, axis=1)
+    ahead = keras.Model(x, Unrolled(FieldStep(model), AHEAD, return_sequence=False)(x[..., :1], currents))
+
+    ends = [float(test.lon[i]) for i in (0, -1)]
+    at = [float(v) for v in np.interp([3 / 8, 1 / 2, 5 / 8], [0, 1], ends)]
+    west, east, middle = (dict(lon=slice(*pair)) for pair in ((ends[0], at[1]), (at[1], ends[1]), (at[0], at[2])))
     baseline = climatology(train, layout)
     samples = test.isel(run=[0], time=np.linspace(0, settings.steps - 1, settings.explained).astype(int))
     players = groups(layout, box={"west": west, "east": east})
-    shares = Explainer(model, baseline, players, box_mean(TRACER, **east)).shapley(samples, "exact")
-    middle_sample = samples.isel(time=[samples.sizes["time"] // 2])
-    maps = Explainer(model, baseline, groups(layout)).shapley(middle_sample, "exact")
+    shares = Explainer(ahead, baseline, players, box_mean(TRACER, **middle), layout=layout).shapley(samples, "exact")
+    one = samples.isel(time=[samples.sizes["time"] // 2])
+    maps = Explainer(ahead, baseline, groups(layout), layout=layout).shapley(one, "exact")
     scores = {
         "groups": [str(g) for g in shares.group.values],
         "attributions": [float(x) for x in shares.attribution.mean(("run", "time"))],
         "mean_absolute": [float(x) for x in abs(shares.attribution).mean(("run", "time"))],
         "residual": float(abs(shares.residual).max()),
-        "target": shares.attrs["target"],
+        "target": f"{shares.attrs['target']}, {AHEAD} days ahead",
         "units": shares.attribution.attrs.get("units", "1"),
     }
     return shares, maps, scores

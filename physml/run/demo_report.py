@@ -74,7 +74,7 @@ def write_report(
         f"The unconstrained network predicts the change of the tracer. The projected one does the same, and its last layer moves "
         f"the result to the nearest field that is nowhere negative and holds the same total. The transport network predicts where "
         f"the content of every cell goes, as shares among its neighbours, so that nothing can be made, lost or turned negative.",
-        [(figures["learning_curves"], "Training loss by epoch, in units of the scaled target of each network.")],
+        [(figures["learning_curves"], "Error of a one-day forecast on the training runs, by epoch.")],
     )
     page.section(
         "Forecasts of an unseen run",
@@ -120,8 +120,9 @@ def write_report(
     )
     page.section(
         "What the forecasts rest on",
-        f"Shapley values share the forecast of the tracer in the eastern half of the basin, one day ahead, among the tracer and the "
-        f"currents in each half, against the climatology of the training runs. They add up to the forecast to "
+        f"The network's steps were chained into a forecast of five days, under the currents of the day it starts from. Shapley "
+        f"values share its tracer in the middle of the basin, between the two gyres, among the tracer and the currents (u "
+        f"eastward, v northward) of each half, against the climatology of the training runs. They add up to the forecast to "
         f"{scores['explanation']['residual']:.0e} {units}.",
         [
             (figures["shapley"], "Mean absolute contribution of each input in each half of the basin."),
@@ -165,7 +166,7 @@ def _figures(
 
     shown = [min(steps, max(1, round(f * steps))) - 1 for f in (1 / 6, 1 / 2, 1)]
     truth = test[[TRACER]].isel(time=slice(1, None)).expand_dims(network=["truth"])
-    panels = xr.concat(
+    panels: Any = xr.concat(
         [truth, rolled[[TRACER]]],
         "network",
         join="exact",
@@ -177,15 +178,21 @@ def _figures(
     panels = panels.assign_coords(time=[f"day {i + 1}" for i in shown]).assign_attrs(test[TRACER].attrs)
     losses = {
         n: xr.DataArray(
-            h["loss"],
-            {"epoch": ("epoch", np.arange(1, len(h["loss"]) + 1))},
+            h["rmse"],
+            {"epoch": ("epoch", np.arange(1, len(h["rmse"]) + 1))},
             ("epoch",),
-            attrs={"long_name": "training loss", "units": "1"},
+            attrs={"long_name": "rmse of one day while training", "units": units},
         )
         for n, h in histories.items()
     }
+    since = (cycled.time.values - test.time.values[0]) / np.timedelta64(1, "D")
     errors = {
-        label: cycled[f"rmse_{name}"].isel(time=slice(1, None)).drop_vars("step", errors="ignore")
+        label: xr.DataArray(
+            cycled[f"rmse_{name}"].values,
+            {"day": xr.Variable("day", since, {"long_name": "day"})},
+            ("day",),
+            attrs={"long_name": "rmse", "units": units},
+        )
         for label, name in (("without observations", "free"), ("with observations", "analysis"))
     }
     last = int(np.flatnonzero(cycled.used.values > 0)[-1])
@@ -215,17 +222,16 @@ def _figures(
         "error": plot.curves(series("rmse", "rmse", units), log=True, colors=colors, title="Growth of the error"),
         "assimilation_error": plot.curves(errors, title="Observations keep the forecast on track"),
         "assimilation_maps": plot.maps(
-            {"truth": end.truth, "without observations": end.free, "analysis": end[TRACER]},
+            {"truth": end["truth"], "without observations": end["free"], "analysis": end[TRACER]},
             mask=sea,
             limits=(0.0, float(np.nanpercentile(end.truth, 99.8))),
             title="The last analysis",
-            label=f"{test[TRACER].attrs.get('long_name', 'tracer')} [{units}]",
         ),
         "assimilation_std": plot.error_map(
             end[f"{TRACER}_std"], observed, mask=sea, title="Uncertainty of the last analysis"
         ),
-        "shapley": plot.bars(shares, title="What the forecast of the eastern half rests on"),
+        "shapley": plot.bars(shares, title="What a five-day forecast of the middle rests on"),
         "shapley_maps": plot.attribution_maps(
-            maps.isel(run=0, time=0), mask=sea, title="Contributions to one forecast, against climatology"
+            maps.isel(run=0, time=0), mask=sea, title="Contributions to one five-day forecast"
         ),
     }

@@ -1,1 +1,5 @@
-"""Numerical models with known answers: flows and dynamical systems to learn from and to be checked against."""
+"""Test beds: numerical models with known answers, made on the spot."""
+
+from physml.testbeds import gyre
+
+__all__ = ["gyre"]
