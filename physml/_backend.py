@@ -26,6 +26,24 @@ def float64() -> Iterator[None]:
         yield
 
 
+def widest_float() -> str:
+    """Return the widest float that plain operations honour here: "float64", but "float32" on JAX with x64 off."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return "float64" if jax.config.jax_enable_x64 else "float32"
+    return "float64"
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of arrays compiled once for each shape on JAX, which would compile its loops anew at every call."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
 def custom_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callable[..., Any]:
     """Give *function* its own vector-Jacobian product, both passes computed with float64 available.
 

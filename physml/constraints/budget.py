@@ -153,8 +153,9 @@ class Conserve(Constraint):
                 describe(
                     f"weights {self.weights!r} of Conserve({self.name!r}) are no weights",
                     expected="finite and >= 0 on valid cells, and not all zero",
-                    received=f"{int(bad.sum())} of {int(valid.sum())} valid cells missing or negative",
-                    remedy="fill or mask those cells",
+                    received=f"{int(bad.sum())} of {int(valid.sum())} valid cells missing or negative, "
+                    f"{int((w[valid] > 0).sum())} above zero",
+                    remedy="correct, fill or mask those cells",
                 )
             )
         return np.where(valid, w, 0.0)

@@ -98,7 +98,7 @@ def project_sum(
     return _backend.custom_gradient(forward_and_vjp)(z, *terms)
 
 
-def _clip(x: Any, low: np.ndarray | None, high: np.ndarray | None) -> tuple[Any, Any]:
+def _clip(x: Any, low: Any, high: Any) -> tuple[Any, Any]:
     """Return x within the bounds, and 1.0 where it is free of them."""
     y, free = x, ops.ones_like(x)
     if low is not None:
@@ -110,10 +110,11 @@ def _clip(x: Any, low: np.ndarray | None, high: np.ndarray | None) -> tuple[Any,
     return y, free
 
 
-def _solve(z: Any, total: Any, w: np.ndarray, direction: np.ndarray, low: Any, high: Any) -> tuple[Any, Any]:
+@_backend.compiled
+def _solve(z: Any, total: Any, w: Any, direction: Any, low: Any, high: Any) -> tuple[Any, Any]:
     """Return the projection and the free cells (1.0), both ``[batch, group, cell]`` float64."""
-    size = np.sum(w * direction, axis=-1)
-    dual = (weighted_sum(z, w) - total) / np.where(size > 0, size, 1.0)
+    size = ops.sum(w * direction, axis=-1)
+    dual = (weighted_sum(z, w) - total) / ops.where(size > 0, size, ops.ones_like(size))
     if low is None and high is None:
         return z - dual[..., None] * direction, ops.ones_like(z)
 
@@ -132,8 +133,8 @@ def _solve(z: Any, total: Any, w: np.ndarray, direction: np.ndarray, low: Any, h
         landed = ops.abs(excess) <= 1e-12 * weighted_sum(ops.abs(y), w)
         return ops.where(bisect, middle, newton), left, right, ops.where(bisect, -ops.ones_like(slope), slope), landed
 
-    reach = np.where(direction > 0, direction, 1.0)
-    weighty = np.broadcast_to(w > 0, np.broadcast_shapes(w.shape, direction.shape))
+    reach = ops.where(direction > 0, direction, ops.ones_like(direction))
+    weighty = w > 0
     infinity = ops.zeros_like(dual) + np.inf
     left, right = -infinity, infinity
     if high is not None:  # at this dual every cell has reached its upper bound
@@ -160,4 +161,7 @@ def _solve(z: Any, total: Any, w: np.ndarray, direction: np.ndarray, low: Any, h
     # Where z exceeds the total by far the dual has lost digits that y still has.
     slope = ops.sum(free * w * direction, axis=-1)
     rest = (weighted_sum(y, w) - total) / ops.where(slope > 0, slope, ops.ones_like(slope))
-    return _clip(y - free * rest[..., None] * direction, low, high)[0], free
+    y = _clip(y - free * rest[..., None] * direction, low, high)[0]
+    # Where the total is out of reach nothing moves the field off its bounds.
+    missed = ops.abs(weighted_sum(y, w) - total) > 1e-6 * (weighted_sum(ops.abs(y), w) + ops.abs(total))
+    return y, ops.where(missed[..., None] & (w > 0), ops.zeros_like(free), free)

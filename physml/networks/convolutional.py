@@ -24,6 +24,7 @@ def cnn(
     kernel_size: int = 3,
     first_kernel_size: int = 5,
     activation: str = "relu",
+    coast: bool = False,
     outputs: int | None = None,
     seed: int = 0,
 ) -> keras.Model:
@@ -42,6 +43,8 @@ def cnn(
         Width, depth and odd sizes of the stencils [cells].
     activation
         Name of a Keras activation.
+    coast
+        Add a channel of ones, which a closed boundary pads with zeros: it lets the network tell a coast from the mean.
     outputs
         Output channels where they are not the targets, as under a head.
     seed
@@ -75,7 +78,7 @@ def cnn(
         return convolution(filters, size, kernel_initializer=keras.initializers.HeNormal(next(seeds)))(x)
 
     start = keras.Input((*layout.shape, len(layout.inputs)))
-    seen = Inside()(start) if "closed" in ends else start
+    seen = Inside()(start) if coast else start
     x = keras.layers.Activation(activation)(conv(seen, first_kernel_size))
     for _ in range(blocks):
         y = keras.layers.Activation(activation)(conv(x, kernel_size))

@@ -399,9 +399,9 @@ def _bell(shape: tuple[int, int], x0: float, y0: float, radius: float) -> Array:
 
 
 def _patches(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
-    """Return an initial tracer of at most 1 kg m-3: six to ten bells."""
+    """Return an initial tracer of at most 1 kg m-3: three to five bells."""
     c = np.zeros(shape)
-    for _ in range(rng.integers(6, 11)):
+    for _ in range(rng.integers(3, 6)):
         x0, y0, radius = rng.uniform(0.1, 1.9), rng.uniform(0.1, 0.9), rng.uniform(0.2, 0.4)
         c += rng.uniform(0.4, 1.0) * _bell(shape, x0, y0, radius)
     return c / c.max()

@@ -1,0 +1,68 @@
+"""Data assimilation: observations, error covariances, the best linear unbiased estimate, time steps and cycles.
+
+Notation, as in the literature and throughout this package:
+
+======  =====================================================================  =======================
+symbol  meaning                                                                shape
+======  =====================================================================  =======================
+xf      forecast, also called background or first guess                        [n] wet cells
+xa      analysis                                                               [n]
+d       observations                                                           [m]
+H       observation operator: bilinear interpolation over wet cells            [m, n], four per row
+B       covariance of the forecast error; sigma_b its standard deviation       [n, n], never formed
+R       covariance of the observation error, diagonal; sigma_o its root        [m, m]
+M       validity of the observations, 0 where missing                          [m, m] diagonal
+S       covariance of the whitened innovation, I + M R^-1/2 H B H^T R^-1/2 M   [m, m]
+L       lower Cholesky factor of S                                             [m, m]
+v       whitened innovation M R^-1/2 (d - H xf)                                [m]
+w       weights of the representers, R^-1/2 M S^-1 v                           [m]
+K       gain, B H^T (H B H^T + R)^-1; xa = xf + K (d - H xf) = xf + B H^T w    [n, m], never formed
+chi2    v^T S^-1 v / number of valid observations; 1 where B and R are right   []
+======  =====================================================================  =======================
+
+The public names below are imported when they are first used: ``import physml.assimilation`` loads no Keras.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from physml.assimilation.blue import BLUE as BLUE
+    from physml.assimilation.blue import Analysis as Analysis
+    from physml.assimilation.blue import leave_out as leave_out
+    from physml.assimilation.covariance import Diagonal as Diagonal
+    from physml.assimilation.covariance import Gaussian as Gaussian
+    from physml.assimilation.covariance import Matern as Matern
+    from physml.assimilation.covariance import fit_background_error as fit_background_error
+    from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
+    from physml.assimilation.cycle import Cycle as Cycle
+    from physml.assimilation.cycle import analyse as analyse
+    from physml.assimilation.observations import PointObservations as PointObservations
+    from physml.assimilation.observations import bilinear as bilinear
+    from physml.assimilation.observations import observe as observe
+    from physml.assimilation.observations import random_positions as random_positions
+    from physml.assimilation.steps import RK4 as RK4
+    from physml.assimilation.steps import Euler as Euler
+    from physml.assimilation.steps import Unrolled as Unrolled
+
+_MODULES = {
+    "observations": ("PointObservations", "bilinear", "observe", "random_positions"),
+    "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
+    "blue": ("BLUE", "Analysis", "leave_out"),
+    "cycle": ("Cycle", "analyse"),
+    "steps": ("RK4", "Euler", "Unrolled"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
