@@ -31,7 +31,7 @@ def widest_float() -> str:
     if keras.backend.backend() == "jax":
         import jax
 
-        return "float64" if jax.config.jax_enable_x64 else "float32"
+        return str(jax.numpy.result_type(float))
     return "float64"
 
 

@@ -207,7 +207,7 @@ class FieldModel(keras.Model):
         if len(self.constraints) or len(self.penalties):
             fields_in = self.layout.split(x, "inputs")
             if len(self.penalties):
-                found = self.penalties.penalty(self.layout.split(y, "targets"), fields_in, self.layout)
+                found = self.penalties.loss(self.layout.split(y, "targets"), fields_in, self.layout)
                 self.add_loss(self.penalty * found)
             if len(self.constraints):
                 moved = self.constraints.project(self.layout.split(y, "targets"), fields_in, self.layout)

@@ -42,8 +42,8 @@ class SumLaw:
 class Constraint:
     """One law on named outputs. Subclasses say what they need, and answer :meth:`residual` and :meth:`project`.
 
-    The layer, the soft loss, the metric, :meth:`apply`, :meth:`check` and :meth:`report` are derived in
-    :class:`physml.constraints.Constraints`, for one law or several alike.
+    The layer, the soft loss, the metric, :meth:`apply`, :meth:`check` and :meth:`report` follow from these two, in
+    :class:`physml.Constraints`, for one law or several alike.
     """
 
     name: str
@@ -78,9 +78,36 @@ class Constraint:
 
     def project(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
         """Return the nearest outputs that satisfy this law alone."""
+        return self._alone().project(outputs, inputs, layout)
+
+    def loss(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
+        """Return the mean squared residual; see :meth:`physml.Constraints.loss`."""
+        return self._alone().loss(outputs, inputs, layout)
+
+    def metric(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
+        """Return the greatest absolute residual; see :meth:`physml.Constraints.metric`."""
+        return self._alone().metric(outputs, inputs, layout)
+
+    def layer(self, layout: Layout, penalty: float | None = None) -> Any:
+        """Return the law as a Keras layer; see :class:`physml.ConstraintLayer`."""
+        return self._alone().layer(layout, penalty)
+
+    def apply(self, outputs: xr.Dataset, inputs: xr.Dataset | None = None, **roles: Any) -> xr.Dataset:
+        """Return a Dataset moved onto the law; see :func:`physml.constraints.labelled.apply`."""
+        return self._alone().apply(outputs, inputs, **roles)
+
+    def check(self, ds: xr.Dataset, spec: Any) -> xr.Dataset:
+        """Return how well data obey the law; see :func:`physml.constraints.labelled.check`."""
+        return self._alone().check(ds, spec)
+
+    def report(self, outputs: xr.Dataset, inputs: xr.Dataset | None = None, **roles: Any) -> xr.Dataset:
+        """Return residuals before and after, and what was moved; see :func:`physml.constraints.labelled.report`."""
+        return self._alone().report(outputs, inputs, **roles)
+
+    def _alone(self) -> Any:
         from physml.constraints.combine import Constraints
 
-        return Constraints([self]).project(outputs, inputs, layout)
+        return Constraints([self])
 
     def bounds(self, layout: Layout) -> tuple[float | None, float | None]:
         """Return its lower and upper bound in the units of the variable, None where it sets none."""

@@ -134,14 +134,14 @@ class Constraints:
                 out[name] = y if high is None else ops.minimum(y, ops.cast(high, y.dtype))
         return out
 
-    def penalty(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
+    def loss(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
         """Return the soft loss: the sum over laws of the mean squared residual."""
         total = ops.zeros((), "float32")
         for residual in self.residuals(outputs, inputs, layout).values():
             total = total + ops.mean(ops.square(ops.cast(residual, "float32")))
         return total
 
-    def metrics(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
+    def metric(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
         """Return the greatest absolute residual of every law by its label."""
         return {k: ops.max(ops.abs(r)) for k, r in self.residuals(outputs, inputs, layout).items()}
 

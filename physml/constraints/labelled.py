@@ -211,14 +211,14 @@ def _residuals(constraints: Constraints, layout: Layout, x: xr.DataArray, y: xr.
 
     names = [label(law) for law in constraints]
 
-    def measure(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def measure(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         with _backend.float64():
             fx, fy = _tensors(layout, x, y)
             found = [np.abs(np.asarray(r)) for r in constraints.residuals(fy, fx, layout).values()]
         rows = [r.reshape(len(x), -1).max(-1) if len(x) else np.zeros(0) for r in found]
         return np.stack(rows, axis=-1).astype("float64").reshape(len(x), *(1 for _ in layout.space), len(names))
 
-    values = _packing.map_samples(measure, [x, y], layout.space, len(names), "float64", reduce=True)
+    values = _packing.map_samples(measure, [y, x], layout.space, len(names), "float64", reduce=True)
     out = {}
     for i, (name, law) in enumerate(zip(names, constraints, strict=True)):
         out[name] = values.isel(channel=i).assign_attrs(

@@ -71,7 +71,7 @@ class ConstraintLayer(keras.layers.Layer):
         """Return the outputs, moved onto the laws unless *penalty* is given."""
         y, x = self.layout.split(outputs, "targets"), self.layout.split(inputs, "inputs")
         if self.penalty is not None:
-            self.add_loss(self.penalty * self.constraints.penalty(y, x, self.layout))
+            self.add_loss(self.penalty * self.constraints.loss(y, x, self.layout))
             return outputs
         return concatenate(self.constraints.project(y, x, self.layout), self.layout)
 

@@ -132,11 +132,11 @@ def test_soft_loss_and_metric_follow_from_the_residuals(sea):
     found = {k: np.asarray(v) for k, v in laws.residuals(outputs, inputs, layout).items()}
     np.testing.assert_array_equal(found["nonnegative_temp"], np.minimum(outputs["temp"], 0))
     penalty = sum((v.astype("float64") ** 2).mean() for v in found.values())
-    np.testing.assert_allclose(float(laws.penalty(outputs, inputs, layout)), penalty, rtol=1e-5)
-    metrics = laws.metrics(outputs, inputs, layout)
+    np.testing.assert_allclose(float(laws.loss(outputs, inputs, layout)), penalty, rtol=1e-5)
+    metrics = laws.metric(outputs, inputs, layout)
     assert float(metrics["nonnegative_temp"]) == -outputs["temp"].min()
     moved = laws.project(outputs, inputs, layout)
-    assert float(laws.penalty(moved, inputs, layout)) < 1e-12
+    assert float(laws.loss(moved, inputs, layout)) < 1e-12
 
 
 def test_the_gradient_of_the_penalty_is_that_of_finite_differences(sea):
@@ -146,7 +146,7 @@ def test_the_gradient_of_the_penalty_is_that_of_finite_differences(sea):
     from physml import _backend
 
     def penalty(y):
-        return laws.penalty({"temp": y}, inputs, layout)
+        return laws.loss({"temp": y}, inputs, layout)
 
     _, gradient = _backend.value_and_gradient(penalty, outputs["temp"])
     direction = np.random.default_rng(2).normal(size=outputs["temp"].shape).astype("float32")
