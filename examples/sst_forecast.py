@@ -51,11 +51,12 @@ def main() -> None:
 
     overrides = [f"data.path={chosen.data}", f"output.directory={chosen.out}", "output.overwrite=true"]
     if chosen.short:
-        overrides += ["training.epochs=1", "network.arguments.filters=4", "data.select={time: ['1980-01', '2009-12']}"]
+        overrides += ["training.epochs=1", "network.arguments.filters=4", "data.select.time=['1980-01', '2009-12']"]
     folder = train.train(config.load(HERE / "sst_forecast.yaml", overrides))
     written = train.write_prediction(str(folder), chosen.data, str(folder / "forecast.nc"), overwrite=True)
 
-    observed, forecast = xr.open_dataset(chosen.data).sst, xr.open_dataset(written).sst
+    forecast = xr.open_dataset(written).sst
+    observed = xr.open_dataset(chosen.data).sst.sel(lat=forecast.lat)
     masked = observed.isnull().all("time")
     assert (forecast.isnull() == masked).all(), "a prediction is missing exactly where the data are"
     assert forecast.attrs["units"] == observed.attrs["units"]
@@ -95,7 +96,9 @@ def main() -> None:
     for k in LEADS:
         at = forecast.sel(lead=k, drop=True)
         hit = at.isel(time=int(np.flatnonzero(at.valid_time.values == month.values)[0]), drop=True)
-        panels[f"{k} month{'s' * (k > 1)} ahead"] = (hit - mean.sel(month=12, drop=True)).drop_vars("valid_time")
+        panels[f"{k} month{'s' * (k > 1)} ahead"] = (hit - mean.sel(month=12, drop=True)).drop_vars(
+            "valid_time", errors="ignore"
+        )
     figure = plot.maps(
         {n: p.drop_vars("time", errors="ignore") for n, p in panels.items()},
         diverging=True,
