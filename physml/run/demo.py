@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -102,6 +103,8 @@ def demo(out: str, *, short: bool = False, seed: int = 0, overwrite: bool = Fals
     ------
     FileExistsError
         Where the folder is there and holds something, and *overwrite* is false.
+    ImportError
+        Where matplotlib is not installed.
     """
     target = Path(out)
     if target.exists() and any(target.iterdir()) and not overwrite:
@@ -111,6 +114,15 @@ def demo(out: str, *, short: bool = False, seed: int = 0, overwrite: bool = Fals
                 expected="a new or empty folder",
                 received=f"{len(list(target.iterdir()))} entries",
                 remedy="choose another folder, or --overwrite",
+            )
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(
+            describe(
+                "physml demo draws figures",
+                expected="matplotlib",
+                received="not installed",
+                remedy="pip install 'physml[plot]'",
             )
         )
     settings = replace(SHORT if short else Settings(), seed=seed)
