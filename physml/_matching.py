@@ -81,12 +81,13 @@ def _check_time(layout: Layout, axis: xr.DataArray, role: Role, whole_window: bo
 
 def check_same_labels(before: xr.DataArray, now: xr.DataArray) -> None:
     """Refuse a coordinate with other labels than before: another region, or one that runs the other way."""
-    a, b = before.values, now.values
-    if a.shape == b.shape and a.dtype.kind in "iuf" and b.dtype.kind in "iuf":
+    if before.shape == now.shape and before.dtype.kind in "iuf" and now.dtype.kind in "iuf":
+        a, b = before.values.astype("float64"), now.values.astype("float64")
         # A thousandth of a cell: the same grid stored in float32 still matches.
-        if np.allclose(a, b, rtol=0, atol=1e-3 * np.abs(np.diff(a)).min(initial=np.inf)):
+        near = 1e-3 * np.abs(np.diff(a)).min(initial=np.inf)
+        if np.allclose(a, b, rtol=0, atol=near):
             return
-        if np.allclose(a[::-1], b, rtol=0, atol=1e-3 * np.abs(np.diff(a)).min(initial=np.inf)):
+        if np.allclose(a[::-1], b, rtol=0, atol=near):
             remedy = f"ds.isel({before.name}=slice(None, None, -1)): it runs the other way"
         else:
             remedy = f"ds.sel or ds.interp to the {before.name} of the model"

@@ -358,8 +358,9 @@ class Layout:
             stored[n] = xr.Variable(meta["dims"], values.reshape(meta["shape"]), meta["attrs"])
         for v in config["variables"].values():
             for dim, labels in v["levels"].items():
-                if dim not in stored and labels and isinstance(labels[0], str):
-                    stored[dim] = xr.Variable(dim, labels)
+                # Names of levels are no arrays to store; numbers are, and come later when only the configuration is there.
+                if (dim not in stored and isinstance(labels[0], str)) or (dim in stored and arrays is None):
+                    stored[dim] = xr.Variable(dim, labels, stored[dim].attrs if dim in stored else None)
         spec = FieldSpec(**config["spec"])
         data = {n: v for n, v in stored.items() if n in (spec.mask, spec.area, *config["kept"])}
         return cls(

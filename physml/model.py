@@ -188,6 +188,18 @@ class FieldModel(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return physical targets ``[batch, *space, channel]`` of physical inputs; masked cells hold 0."""
+        wanted = (*self.layout.shape, len(self.layout.inputs))
+        if len(inputs.shape) != len(wanted) + 1 or any(
+            have not in (None, want) for have, want in zip(inputs.shape[1:], wanted, strict=True)
+        ):
+            raise ValueError(
+                describe(
+                    "FieldModel takes the inputs as channels on their grid",
+                    expected=f"[batch, {', '.join(map(str, wanted))}] for {', '.join(map(str, self.layout.inputs))}",
+                    received=list(inputs.shape),
+                    remedy="physml.predict(model, ds), or model.layout.pack(ds, 'inputs')",
+                )
+            )
         x = ops.cast(inputs, self.compute_dtype)
         if self._valid_in is not None:
             x = ops.where(self._valid_in, x, ops.zeros_like(x))

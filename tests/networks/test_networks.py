@@ -104,7 +104,7 @@ def test_half_precision_inside_comes_out_as_float32():
         keras.config.set_dtype_policy("float32")
     for network in made:
         assert network.predict_on_batch(np.zeros((1, 4, 6, 2), "float32")).dtype == np.float32
-        assert network.layers[3].compute_dtype == "float16"
+        assert network.layers[2].compute_dtype == "float16"
 
 
 def test_networks_survive_their_config_as_json():
