@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,7 @@ def pack(layout: Layout, ds: xr.Dataset, role: Role, *, whole_window: bool = Fal
             if spec.sample_dim in da.dims:
                 da = da.isel({spec.sample_dim: slice(at.start + offset, at.stop + offset)})
             parts.append(columns(layout, da, name, sizes, dtype))
-    data = concatenate(parts)
+    data = concatenate(parts, tuple(sizes.values()))
     coords = {n: c for n, c in ds.coords.items() if set(c.dims) <= set(sizes)}
     template = xr.DataArray(
         np.broadcast_to(np.float32(0), [ds.sizes[d] for d in sizes]), dims=tuple(sizes), coords=coords
@@ -53,11 +52,12 @@ def pack(layout: Layout, ds: xr.Dataset, role: Role, *, whole_window: bool = Fal
 
 
 def columns(layout: Layout, da: xr.DataArray, name: str, sizes: Mapping[str, int], dtype: Any) -> Any:
-    """Return one variable as ``[*sizes, level]``, broadcast along the dimensions it lacks; lazy where it is lazy."""
+    """Return one variable as ``[*sizes, level]``, of length 1 along the dimensions it lacks; lazy where it is lazy."""
     levels = layout.variables[name].levels
     da = select_levels(ready(da, layout.spec.sample_dim), levels)
     inner = {d: len(v) for d, v in levels.items()}
-    whole = da.variable.astype(dtype).set_dims({**sizes, **inner}).transpose(*sizes, *levels)
+    there = {d: n if d in da.dims else 1 for d, n in {**sizes, **inner}.items()}
+    whole = da.variable.astype(dtype).set_dims(there).transpose(*there)
     return whole.data.reshape(*whole.shape[: len(sizes)], -1)
 
 
@@ -154,27 +154,24 @@ def select_levels(da: xr.DataArray, levels: Mapping[str, tuple[Any, ...]]) -> xr
     return da
 
 
-def concatenate(parts: list[Any]) -> Any:
-    """Join parts along the last axis: a NumPy array where all are, else a dask array in the smallest blocks among them."""
+def concatenate(parts: list[Any], shape: tuple[int, ...]) -> Any:
+    """Join parts ``[*shape or 1, channel]`` along the last axis, broadcast to *shape*.
+
+    A NumPy array where all parts are, else a dask array in the smallest blocks among them; what is broadcast is repeated
+    block by block, never as a whole.
+    """
     lazy = [p.chunks for p in parts if not isinstance(p, np.ndarray)]
     if not lazy:
-        return np.concatenate(parts, axis=-1)
+        return np.concatenate([np.broadcast_to(p, (*shape, p.shape[-1])) for p in parts], axis=-1)
     import dask.array as dsa
 
-    chunks = (*max(lazy, key=lambda c: math.prod(map(len, c[:-1])))[:-1], -1)
-    return dsa.concatenate([_in_blocks(p, chunks) for p in parts], axis=-1).rechunk({-1: -1})
-
-
-def _in_blocks(part: Any, chunks: tuple[Any, ...]) -> Any:
-    import dask.array as dsa
-
-    if not isinstance(part, np.ndarray):
-        return part.rechunk(chunks)
-    # A field that is repeated for every sample is kept once.
-    once = part[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in part.strides)]
-    blocks = tuple(c if n == size else 1 for c, n, size in zip(chunks, once.shape, part.shape, strict=True))
-    whole = tuple((n,) if c == -1 else c for c, n in zip(chunks, part.shape, strict=True))
-    return dsa.broadcast_to(dsa.from_array(once, chunks=blocks), part.shape, chunks=whole)
+    blocks = tuple(max([(n,), *(c[i] for c in lazy if sum(c[i]) == n)], key=len) for i, n in enumerate(shape))
+    whole = []
+    for part in parts:
+        own = (*(b if n == sum(b) else (1,) for b, n in zip(blocks, part.shape, strict=False)), (part.shape[-1],))
+        part = dsa.from_array(part, chunks=own) if isinstance(part, np.ndarray) else part.rechunk(own)
+        whole.append(dsa.broadcast_to(part, (*shape, part.shape[-1]), chunks=(*blocks, own[-1])))
+    return dsa.concatenate(whole, axis=-1).rechunk({-1: -1})
 
 
 def _in_rows(array: xr.DataArray, core: Sequence[str]) -> xr.DataArray:

@@ -143,12 +143,15 @@ def persistence(layout: Layout, ds: xr.Dataset) -> xr.Dataset:
     """
     spec = layout.spec
     names = [n for n in spec.targets if n in spec.inputs and 0 in spec.offsets("inputs", n)]
+    if not names:
+        return xr.Dataset()
     packed = layout.pack(ds, "inputs")
-    states = {
-        n: packed.isel(channel=layout.where("inputs", n, 0) if n in names else slice(0, layout.variables[n].depth))
-        for n in spec.targets
-    }
-    parts = [states[n].drop_vars("channel") for n in spec.targets for _ in spec.offsets("targets", n)]
+    nothing = packed.isel(channel=[0]) * np.nan
+    parts = []
+    for n in spec.targets:
+        at = layout.where("inputs", n, 0) if n in names else None
+        state = nothing.isel(channel=[0] * layout.variables[n].depth) if at is None else packed.isel(channel=at)
+        parts += [state.drop_vars("channel")] * len(spec.offsets("targets", n))
     fields = layout.unpack(xr.concat(parts, "channel").transpose(..., "channel"), "targets", predicted=True)
     return fields[names]
 
@@ -250,7 +253,7 @@ def rollout(
                 else:
                     now = sources[name].isel({sample: at[name][i] + offset})
                     parts.append(_packing.columns(layout, now, name, outer, kind))
-        x = xr.DataArray(_packing.concatenate(parts), dims=(*outer, "channel"))
+        x = xr.DataArray(_packing.concatenate(parts, tuple(outer.values())), dims=(*outer, "channel"))
         y = _packing.map_samples(predictor, [x], layout.space, len(layout.targets), kind)
         out.append(y)
         past = [*past[1:], {n: y.data[..., layout.where("targets", n)] for n in names}]

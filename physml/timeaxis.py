@@ -325,3 +325,15 @@ def _first_of_month(values: np.ndarray, years: np.ndarray, months: np.ndarray) -
     kind, calendar = type(values.flat[0]), values.flat[0].calendar
     extra = {} if kind.__name__ != "datetime" else {"calendar": calendar}
     return np.array([kind(int(y), int(m), 1, **extra) for y, m in zip(years, months, strict=True)], dtype=object)
+
+
+def as_label(index: pd.Index, label: Any) -> Any:
+    """Return a label that selects along *index*: a year given as a number becomes the text that dates understand.
+
+    Examples
+    --------
+    >>> as_label(pd.date_range("2000", periods=2), 1989)
+    '1989'
+    """
+    dates = isinstance(index, pd.DatetimeIndex | xr.CFTimeIndex)
+    return str(label) if dates and isinstance(label, int) else label

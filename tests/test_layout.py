@@ -132,6 +132,14 @@ def test_a_field_without_time_is_not_repeated_in_memory():
     assert (packed[7, ..., 1] == 1).all()
 
 
+def test_a_field_in_pieces_does_not_gather_the_times():
+    ds = xr.Dataset({"a": (("time", "y", "x"), dsa.zeros((90, 8, 8), chunks=(30, -1, -1)))}, {"time": np.arange(90)})
+    ds["h"] = (("y", "x"), dsa.ones((8, 8), chunks=1))
+    packed = FieldSpec(["a", "h"], "a").bind(ds).pack(ds, "inputs")
+    assert packed.chunks[0] == (30, 30, 30)
+    assert (packed[..., 1] == 1).all()
+
+
 def test_a_layout_keeps_names_of_levels(sst):
     ds = sst.rename(depth="species").assign_coords(species=["a", "b"])
     layout = FieldSpec("temp", "temp", levels="species", mask="wet").bind(ds)

@@ -12,7 +12,7 @@ import xarray as xr
 from physml import grid
 from physml._errors import describe
 from physml.fields import FieldSpec
-from physml.timeaxis import check_axis
+from physml.timeaxis import as_label, check_axis
 
 
 class Split(NamedTuple):
@@ -75,21 +75,7 @@ def split_time(
                 remedy="give the last label of each part but the final one",
             )
         )
-    low, high = spec.window()
-    length = high - low
-    if embargo == "window":
-        gap = length
-    elif isinstance(embargo, int) and embargo >= 0:
-        gap = embargo
-    else:
-        raise ValueError(
-            describe(
-                "split_time: embargo is not understood",
-                expected="'window' or a number of steps >= 0",
-                received=repr(embargo),
-                remedy="pass embargo='window'",
-            )
-        )
+    length, gap = window_and_gap(spec, embargo)
     index = ds.indexes[dim]
     ends = [_end(index, label) for label in boundaries]
     stops = [*ends, index.size]
@@ -109,12 +95,27 @@ def split_time(
     return Split(*parts)
 
 
+def window_and_gap(spec: FieldSpec, embargo: str | int) -> tuple[int, int]:
+    """Return how far a window reaches, and how many steps to leave out after a boundary [steps]."""
+    low, high = spec.window()
+    if embargo == "window":
+        return high - low, high - low
+    if isinstance(embargo, int) and embargo >= 0:
+        return high - low, embargo
+    raise ValueError(
+        describe(
+            "split_time: embargo is not understood",
+            expected="'window' or a number of steps >= 0",
+            received=repr(embargo),
+            remedy="pass embargo='window'",
+        )
+    )
+
+
 def _end(index: pd.Index, label: Any) -> int:
     """Position behind the last label of a part; a partial date such as "1989" means all of it."""
-    if isinstance(label, int) and isinstance(index, pd.DatetimeIndex | xr.CFTimeIndex):
-        label = str(label)  # the year 1989, as YAML reads it
     try:
-        return int(index.slice_indexer(None, label).stop or 0)
+        return int(index.slice_indexer(None, as_label(index, label)).stop or 0)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             describe(

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -106,13 +105,23 @@ def demo(out: str, *, short: bool = False, seed: int = 0, overwrite: bool = Fals
     ImportError
         Where matplotlib is not installed.
     """
-    target = Path(out)
-    if target.exists() and any(target.iterdir()) and not overwrite:
+    target = Path(out).resolve()
+    held = {p.name for p in target.iterdir()} if target.exists() else set()
+    if held and overwrite and not {"scores.json", "report.html"} <= held:
+        raise FileExistsError(
+            describe(
+                f"--out {out!r} holds no demonstration that could be replaced",
+                expected="a folder with scores.json and report.html, or none",
+                received=", ".join(sorted(held)[:5]),
+                remedy="choose another folder",
+            )
+        )
+    if held and not overwrite:
         raise FileExistsError(
             describe(
                 f"--out {out!r} is there already",
                 expected="a new or empty folder",
-                received=f"{len(list(target.iterdir()))} entries",
+                received=f"{len(held)} entries",
                 remedy="choose another folder, or --overwrite",
             )
         )
@@ -133,7 +142,7 @@ def demo(out: str, *, short: bool = False, seed: int = 0, overwrite: bool = Fals
         _run(made, settings)
         made.chmod(0o755)
         if target.exists():
-            shutil.rmtree(target)
+            os.replace(target, Path(folder) / "old")
         os.replace(made, target)
     Console().print(f"\nOpen [bold]{target / 'report.html'}[/bold] in a browser.")
     return target
@@ -342,8 +351,9 @@ def assimilate(
     spread = (cycled[f"{TRACER}_std"] ** 2).weighted(area.fillna(0)).mean(SPACE) ** 0.5
     scores = {
         "rmse_free": float(errors["free"].isel(time=settled).mean()),
-        "rmse_analysis": float(errors["analysis"].isel(time=settled).where(analysed).mean()),
-        "rmse_forecast": float(errors["forecast"].isel(time=settled).where(analysed).mean()),
+        "rmse_analysis": float(errors["analysis"].isel(time=settled).mean()),
+        "rmse_after_analysis": float(errors["analysis"].isel(time=settled).where(analysed).mean()),
+        "rmse_before_analysis": float(errors["forecast"].isel(time=settled).where(analysed).mean()),
         "spread": float(spread.isel(time=settled).where(analysed).mean()),
         "chi2": float(cycled.chi2.isel(time=settled).where(analysed).mean()),
         "observed_fraction": settings.observed_fraction,

@@ -109,9 +109,9 @@ def write_report(
         f"The transport network starts from the mean of all training states, knowing nothing of where the tracer is. Every "
         f"{settings.every} days it is corrected by {100 * settings.observed_fraction:.0f} % of the cells, observed at random places "
         f"with an error of {settings.sigma_o:g} {units} (best linear unbiased estimate). The error covariance was learned from the "
-        f"innovations of a training run: standard deviation {da['sigma_b']:.2f} {units}, length {da['length_km']:.0f} km. The mean "
-        f"error is {da['rmse_analysis']:.3f} {units} after an analysis, {da['rmse_free']:.3f} without observations; the analysis "
-        f"itself expects {da['spread']:.3f}.",
+        f"innovations of a training run: standard deviation {da['sigma_b']:.2f} {units}, length {da['length_km']:.0f} km. Once "
+        f"settled, the mean error is {da['rmse_analysis']:.3f} {units}, and {da['rmse_free']:.3f} without observations; right after "
+        f"an analysis it is {da['rmse_after_analysis']:.3f}, where the analysis itself expects {da['spread']:.3f}.",
         [
             (figures["assimilation_error"], "Error over time with and without observations."),
             (figures["assimilation_maps"], "The last analysis: truth, free run, analysis."),

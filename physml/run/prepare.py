@@ -11,11 +11,14 @@ import xarray as xr
 
 from physml import grid
 from physml._errors import describe
+from physml.timeaxis import as_label
 
 MASK, AREA = "mask", "cell_area"
 
 
-def open_data(path: str | Sequence[str], chunks: Mapping[str, int] | None = None) -> xr.Dataset:
+def open_data(
+    path: str | Sequence[str], chunks: Mapping[str, int] | None = None, sample_dim: str = "time"
+) -> xr.Dataset:
     """Open netCDF files or zarr stores lazily.
 
     Parameters
@@ -23,7 +26,9 @@ def open_data(path: str | Sequence[str], chunks: Mapping[str, int] | None = None
     path
         One path, or several to be joined by their coordinates.
     chunks
-        Dask chunks by dimension; None takes those of the store.
+        Dask chunks by dimension; None takes those of the store, or pieces along *sample_dim* where it has none.
+    sample_dim
+        Dimension along which a file without chunks is read in pieces.
 
     Raises
     ------
@@ -42,8 +47,8 @@ def open_data(path: str | Sequence[str], chunks: Mapping[str, int] | None = None
                 )
             )
     try:
-        parts = [_open_one(str(p), chunks) for p in paths]
-        return parts[0] if len(parts) == 1 else xr.combine_by_coords(parts, combine_attrs="override")  # type: ignore[return-value]
+        parts = [_open_one(str(p), chunks, sample_dim) for p in paths]
+        return parts[0] if len(parts) == 1 else xr.combine_by_coords(parts, join="exact", combine_attrs="override")  # type: ignore[return-value]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             describe(
@@ -55,10 +60,20 @@ def open_data(path: str | Sequence[str], chunks: Mapping[str, int] | None = None
         ) from error
 
 
-def _open_one(path: str, chunks: Mapping[str, int] | None) -> xr.Dataset:
+def _open_one(path: str, chunks: Mapping[str, int] | None, sample_dim: str) -> xr.Dataset:
     if path.rstrip("/").endswith(".zarr"):
-        return xr.open_zarr(path, chunks=dict(chunks) if chunks else "auto")
-    return xr.open_dataset(path, chunks=dict(chunks or {}))
+        return xr.open_zarr(path, chunks=dict(chunks or {}), consolidated=None)
+    if chunks:
+        return xr.open_dataset(path, chunks=dict(chunks))
+    ds = xr.open_dataset(path)
+    if sample_dim not in ds.dims or any(v.encoding.get("chunksizes") for v in ds.data_vars.values()):
+        ds.close()
+        return xr.open_dataset(path, chunks={})
+    # A file without chunks would otherwise be one chunk: all of it would be read for every batch.
+    import dask
+
+    with dask.config.set({"array.chunk-size": "16MiB"}):
+        return ds.chunk({sample_dim: "auto"})
 
 
 def add_mask_and_area(ds: xr.Dataset, mask_from: str | None, cell_area: bool, sample_dim: str) -> xr.Dataset:
@@ -130,6 +145,11 @@ def rename_and_select(ds: xr.Dataset, names: Mapping[str, str], ranges: Mapping[
     for old in names:
         grid.variable(ds, old, "data.rename")
     ds = ds.rename(dict(names))
+    return select(ds, ranges)
+
+
+def select(ds: xr.Dataset, ranges: Mapping[str, Any]) -> xr.Dataset:
+    """Return the part of *ds* within ranges or at labels by dimension."""
     for dim, wanted in ranges.items():
         if dim not in ds.dims:
             raise ValueError(
@@ -141,8 +161,8 @@ def rename_and_select(ds: xr.Dataset, names: Mapping[str, str], ranges: Mapping[
                 )
             )
         if isinstance(wanted, list | tuple) and len(wanted) == 2:
-            low, high = wanted
             axis = ds.indexes[dim]
+            low, high = (as_label(axis, label) for label in wanted)
             descending = len(axis) > 1 and axis[0] > axis[-1]
             ds = ds.sel(
                 {dim: slice(high, low) if descending and not isinstance(low, str) and low < high else slice(low, high)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ import xarray as xr
 from physml._errors import describe
 from physml.data.batches import Batches
 from physml.data.scaling import Scaling
-from physml.data.split import split_time
+from physml.data.split import split_time, window_and_gap
 from physml.fields import FieldSpec
 from physml.forecast import persistence, predict
 from physml.model import FieldModel, load, make_head
 from physml.run import prepare
 from physml.run.config import RunConfig, digest, dump
 from physml.run.fit import fit
+from physml.timeaxis import as_label
 
 MODEL, HISTORY, SCORES, CONFIG = "model.keras", "history.json", "scores.json", "run.yaml"
 CLIMATOLOGY = "climatology of "
 IN_MEMORY = 2e9
-"""Size of the training data [bytes] up to which they are read once and kept."""
+"""Size of the tensors of a period [bytes] up to which its data are read once and kept."""
 
 Parts = dict[str, xr.Dataset]
 """The periods by name: train, validation, test."""
@@ -45,7 +46,7 @@ def make_spec(config: RunConfig) -> FieldSpec:
 
 def read(config: RunConfig, spec: FieldSpec) -> tuple[Parts, xr.Dataset | None]:
     """Return the parts of the data, prepared, lazily, and the climatology that was removed, if any."""
-    ds = prepare.open_data(config.data.path, config.data.chunks)
+    ds = prepare.open_data(config.data.path, config.data.chunks, spec.sample_dim)
     ds = prepare.rename_and_select(ds, config.data.rename, config.data.select)
     ds = prepare.add_mask_and_area(ds, config.data.mask_from, config.data.cell_area, spec.sample_dim)
     parts = _split(config, ds, spec)
@@ -56,24 +57,29 @@ def read(config: RunConfig, spec: FieldSpec) -> tuple[Parts, xr.Dataset | None]:
 
 
 def _split(config: RunConfig, ds: xr.Dataset, spec: FieldSpec) -> Parts:
-    split = config.split
+    split, dim = config.split, spec.sample_dim
     if split.boundaries is not None:
         parts = split_time(ds, split.boundaries, spec, split.embargo)._asdict()
-    else:
-        ranges = {n: getattr(split, n) for n in ("train", "validation", "test")}
-        parts = {n: ds.sel({spec.sample_dim: slice(*r)}) for n, r in ranges.items() if r is not None}
-    found = {n: p for n, p in parts.items() if p is not None}
-    for name, part in found.items():
-        if not part.sizes[spec.sample_dim]:
+        return {n: p for n, p in parts.items() if p is not None}
+    index, length_gap = ds.indexes[dim], window_and_gap(spec, split.embargo)
+    found, earliest = {}, 0
+    for name in ("train", "validation", "test"):
+        if (ends := getattr(split, name)) is None:
+            continue
+        at = index.slice_indexer(*(as_label(index, label) for label in ends))
+        start = max(at.start or 0, earliest)
+        if at.stop - start < length_gap[0] + 1:
             raise ValueError(
                 describe(
-                    f"split.{name} leaves nothing",
-                    expected="a period within the data",
-                    received=f"{getattr(split, name)}; the data run from {ds[spec.sample_dim].values[0]} "
-                    f"to {ds[spec.sample_dim].values[-1]}",
+                    f"split.{name} holds no whole window",
+                    expected=f"{length_gap[0] + 1} steps or more along {dim!r}, after an embargo of {length_gap[1]}",
+                    received=f"{max(at.stop - start, 0)} steps from {ends[0]} to {ends[1]}; the data run from "
+                    f"{index[0]} to {index[-1]}",
                     remedy="correct the dates",
                 )
             )
+        found[name] = ds.isel({dim: slice(start, at.stop)})
+        earliest = at.stop + length_gap[1]
     return found
 
 
@@ -106,7 +112,12 @@ def make_model(config: RunConfig, scaling: Scaling, means: xr.Dataset | None) ->
             "preparation": json.dumps(
                 {
                     "rename": config.data.rename,
-                    "select": config.data.select,
+                    # Which period and members to predict is the user's to say again.
+                    "select": {
+                        d: v
+                        for d, v in config.data.select.items()
+                        if d not in (layout.spec.sample_dim, *layout.members)
+                    },
                     "anomaly": [] if config.data.anomaly is None else config.data.anomaly.variables,
                 }
             ),
@@ -158,6 +169,9 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
     scaling = Scaling.fit(parts["train"], spec)
     model = make_model(config, scaling, means)
     say(f"network: {config.network.name}, {model.count_params():,} parameters")
+    # A folder that cannot be written fails here, not after the training.
+    new = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
     batches, validation = (
         Batches(
             _in_memory(parts[n], spec),
@@ -171,35 +185,46 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
         for n in ("train", "validation")
     )
     assert batches is not None
-    history = fit(
-        model,
-        batches,
-        validation,
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        schedule=settings.schedule,
-        optimizer=settings.optimizer,
-        loss=settings.loss,
-        patience=None if settings.early_stopping is None else settings.early_stopping.patience,
-        title=config.network.name,
-    )
+    try:
+        history = fit(
+            model,
+            batches,
+            validation,
+            epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            schedule=settings.schedule,
+            optimizer=settings.optimizer,
+            loss=settings.loss,
+            patience=None if settings.early_stopping is None else settings.early_stopping.patience,
+            title=config.network.name,
+        )
+    except BaseException:
+        if new:
+            target.rmdir()
+        raise
     last = {k: v[-1] for k, v in history.items()}
     say(f"trained {len(history['loss'])} epochs: " + ", ".join(f"{k} {v:.4g}" for k, v in last.items()))
-    judged = next(n for n in ("test", "validation", "train") if n in parts)
-    scores = {"part": judged, **score(model, parts[judged])}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".physml-") as folder:
-        made = Path(folder)
+    # The model is safe before anything else is done with it.
+    with _beside(target) as made:
         model.save(made / MODEL)
         (made / HISTORY).write_text(json.dumps(history, indent=1))
-        (made / SCORES).write_text(json.dumps(scores, indent=1))
         (made / CONFIG).write_text(dump(config))
         _draw(history, made / "learning_curve.png")
-        target.mkdir(exist_ok=True)
-        for file in made.iterdir():
-            os.replace(file, target / file.name)
     say(f"wrote {target / MODEL}")
+    judged = next(n for n in ("test", "validation", "train") if n in parts)
+    scores = {"part": judged, **score(model, parts[judged])}
+    with _beside(target) as made:
+        (made / SCORES).write_text(json.dumps(scores, indent=1))
     return target
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Give a folder beside *target* whose files are moved there when all of them are whole."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".physml-") as folder:
+        yield Path(folder)
+        for file in Path(folder).iterdir():
+            os.replace(file, target / file.name)
 
 
 def score(model: FieldModel, ds: xr.Dataset) -> dict[str, Any]:
@@ -228,7 +253,9 @@ def score(model: FieldModel, ds: xr.Dataset) -> dict[str, Any]:
 def _in_memory(ds: xr.Dataset, spec: FieldSpec) -> xr.Dataset:
     """Read small data once; larger data stay on disk."""
     names = [n for n in dict.fromkeys([*spec.inputs, *spec.targets, spec.mask, spec.area]) if n is not None]
-    return ds[names].load() if sum(ds[n].nbytes for n in names) <= IN_MEMORY else ds
+    packed = [4 * ds[n].size * len(spec.offsets("inputs", n)) for n in spec.inputs]
+    packed += [4 * ds[n].size * len(spec.offsets("targets", n)) for n in spec.targets]
+    return ds[names].load() if sum(packed) <= IN_MEMORY else ds
 
 
 def _draw(history: dict[str, list[float]], path: Path) -> None:
@@ -283,13 +310,23 @@ def write_prediction(model_path: str, data: str | list[str], out: str, *, overwr
                 remedy="choose another, or --overwrite",
             )
         )
+    own = [p for p in ([data] if isinstance(data, str) else data) if Path(p).resolve() == target.resolve()]
+    if own:
+        raise FileExistsError(
+            describe(
+                f"--out {out!r} is the data themselves",
+                expected="another path",
+                received=own[0],
+                remedy="choose another",
+            )
+        )
     path = Path(model_path)
     model = load(path / MODEL if path.is_dir() else path)
     spec = model.layout.spec
     preparation = json.loads(model.provenance.get("preparation", "{}"))
-    ds = prepare.rename_and_select(
-        prepare.open_data(data), preparation.get("rename", {}), preparation.get("select", {})
-    )
+    ds = prepare.open_data(data, sample_dim=spec.sample_dim)
+    names = {old: new for old, new in preparation.get("rename", {}).items() if old in ds.variables or old in ds.dims}
+    ds = prepare.rename_and_select(ds, names, preparation.get("select", {}))
     names = preparation.get("anomaly", [])
     means = xr.Dataset({n: model.layout.statics[f"{CLIMATOLOGY}{n}"] for n in names}, {"month": np.arange(1, 13)})
     forecast = predict(model, prepare.remove(ds, means, spec.sample_dim))
@@ -304,7 +341,8 @@ def write(ds: xr.Dataset, target: Path) -> None:
         made = Path(folder) / target.name
         if target.suffix == ".zarr":
             ds.to_zarr(made, consolidated=False)
-            shutil.rmtree(target, ignore_errors=True)
+            if target.exists():
+                os.replace(target, Path(folder) / "old")
         else:
             encoding = {n: {"zlib": True, "complevel": 1} for n, v in ds.data_vars.items() if v.dtype.kind == "f"}
             ds.to_netcdf(made, encoding=encoding)

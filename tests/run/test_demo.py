@@ -73,3 +73,10 @@ def test_the_page_stands_alone(out):
 def test_an_earlier_demo_is_kept_unless_asked(out, capsys):
     assert cli.main(["demo", "--short", "--out", str(out)]) == 1
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_no_demo_is_never_replaced(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert cli.main(["demo", "--short", "--overwrite", "--out", str(tmp_path)]) == 1
+    assert "holds no demonstration that could be replaced" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").exists()

@@ -124,7 +124,7 @@ def test_ranges_split_like_boundaries(folder):
     ranges = ["split={train: ['1985', '1992'], validation: ['1993', '1994'], test: ['1995', '1997']}"]
     out = train(config.load(folder / "run.yaml", [*ranges, f"output.directory={folder / 'ranges'}"]), lambda _: None)
     assert json.loads((out / "scores.json").read_text())["part"] == "test"
-    with pytest.raises(ValueError, match=r"split\.test leaves nothing"):
+    with pytest.raises(ValueError, match=r"split\.test holds no whole window.*0 steps from 2005 to 2006"):
         late = ["split={train: ['1985', '1992'], test: ['2005', '2006']}", f"output.directory={folder / 'none'}"]
         train(config.load(folder / "run.yaml", late))
     assert not (folder / "none").exists()
@@ -152,6 +152,45 @@ def test_a_bad_run_is_one_clear_message_on_the_command_line(folder, capsys, over
     assert words in error, error
     assert "Traceback" not in error
     assert not (folder / "bad").exists()
+
+
+def test_years_may_be_numbers_and_ranges_keep_an_embargo(folder):
+    said = []
+    split = "split={train: [1985, 1992], validation: [1993, 1994], test: [1995, 1997], embargo: 6}"
+    train(config.load(folder / "run.yaml", [split, f"output.directory={folder / 'years'}"]), said.append)
+    assert "95 train, 18 validation, 30 test" in said[0]
+
+
+def test_the_period_of_the_training_data_does_not_bind_predictions(folder):
+    period = ["data.select={time: [1985, 1995], lat: [-80, 60]}", "split.boundaries=['1990-12', '1993-12']"]
+    out = train(config.load(folder / "run.yaml", [*period, f"output.directory={folder / 'period'}"]), lambda _: None)
+    written = write_prediction(str(out), str(folder / "sst.nc"), str(folder / "all.nc"))
+    with xr.open_dataset(written) as forecast:
+        assert forecast.time[-1] == np.datetime64("1997-12-15")
+        assert forecast.lat.max() < 60
+
+
+def test_a_prediction_never_replaces_the_data_it_reads(folder):
+    path = str(folder / "sst.nc")
+    with pytest.raises(FileExistsError, match="is the data themselves"):
+        write_prediction(str(folder / "out"), path, path, overwrite=True)
+    with xr.open_dataset(path) as data:
+        assert "lead" not in data.dims
+
+
+def test_a_file_without_chunks_is_read_in_pieces_along_the_samples(tmp_path):
+    ds = xr.Dataset({"x": (("time", "i"), np.zeros((400, 20_000)))}, {"time": np.arange(400)})
+    ds.to_netcdf(tmp_path / "a.nc")
+    opened = prepare.open_data(str(tmp_path / "a.nc"))
+    assert len(opened.chunks["time"]) > 2
+    assert len(opened.chunks["i"]) == 1
+
+
+def test_files_on_unlike_grids_are_refused(tmp_path):
+    for name, lat in (("x", [1.0, 2.0]), ("y", [1.0, 2.0, 3.0])):
+        xr.Dataset({name: ("lat", np.zeros(len(lat)))}, {"lat": lat}).to_netcdf(tmp_path / f"{name}.nc")
+    with pytest.raises(ValueError, match=r"cannot be read.*on one grid"):
+        prepare.open_data([str(tmp_path / "x.nc"), str(tmp_path / "y.nc")])
 
 
 def test_a_typo_fails_before_tensorflow_is_loaded(folder):
