@@ -54,7 +54,7 @@ def pack(layout: Layout, ds: xr.Dataset, role: Role, *, whole_window: bool = Fal
 def columns(layout: Layout, da: xr.DataArray, name: str, sizes: Mapping[str, int], dtype: Any) -> Any:
     """Return one variable as ``[*sizes, level]``, of length 1 along the dimensions it lacks; lazy where it is lazy."""
     levels = layout.variables[name].levels
-    da = select_levels(ready(da, layout.spec.sample_dim), levels)
+    da = select_levels(layout, ready(da, layout.spec.sample_dim), name)
     inner = {d: len(v) for d, v in levels.items()}
     there = {d: n if d in da.dims else 1 for d, n in {**sizes, **inner}.items()}
     whole = da.variable.astype(dtype).set_dims(there).transpose(*there)
@@ -134,23 +134,26 @@ def ready(da: xr.DataArray, sample_dim: str) -> xr.DataArray:
     return da
 
 
-def select_levels(da: xr.DataArray, levels: Mapping[str, tuple[Any, ...]]) -> xr.DataArray:
+def select_levels(layout: Layout, da: xr.DataArray, name: str) -> xr.DataArray:
     """Return a variable on the levels of a layout, in their order."""
-    for dim, labels in levels.items():
-        if dim not in da.coords and list(labels) != list(range(da.sizes[dim])):
-            da = da.isel({dim: list(labels)})
-        if dim in da.coords and da[dim].values.tolist() != list(labels):
-            missing = [x for x in labels if x not in da[dim].values.tolist()]
-            if missing:
-                raise ValueError(
-                    describe(
-                        f"{da.name!r} lacks levels along {dim!r}",
-                        expected=list(labels),
-                        received=da[dim].values.tolist(),
-                        remedy="give all levels the layout was bound to",
-                    )
+    for dim, labels in layout.variables[name].levels.items():
+        if dim in da.coords:
+            have = da[dim].values.tolist()
+        else:  # counted, where there are no labels
+            have = list(range(da.sizes[dim]))
+        everything = layout.spec.levels[dim] is None  # type: ignore[index, call-overload]
+        if have == list(labels):
+            continue
+        if set(labels) - set(have) or (dim not in da.coords and everything):
+            raise ValueError(
+                describe(
+                    f"{name!r} lacks levels along {dim!r}, or has others",
+                    expected=list(labels),
+                    received=have,
+                    remedy="give the levels the layout was bound to",
                 )
-            da = da.sel({dim: list(labels)})
+            )
+        da = da.sel({dim: list(labels)}) if dim in da.coords else da.isel({dim: list(labels)})
     return da
 
 

@@ -29,6 +29,17 @@ def test_levels_without_labels_are_counted(sst):
     layout = FieldSpec("temp", "temp", levels={"depth": [1]}).bind(bare)
     packed = layout.pack(bare, "inputs")
     np.testing.assert_array_equal(packed[..., 0], sst.temp[:, 1])
+    every = FieldSpec("temp", "temp", levels="depth").bind(bare)
+    with pytest.raises(ValueError, match=r"'temp' lacks levels along 'depth', or has others. Expected: \[0, 1\]"):
+        every.pack(bare.pad(depth=(0, 1)), "inputs")
+
+
+def test_levels_are_found_by_label_whatever_their_order(sst):
+    layout = FieldSpec("temp", "temp", levels="depth").bind(sst)
+    turned = sst.isel(depth=[1, 0])
+    xr.testing.assert_equal(layout.pack(turned, "inputs"), layout.pack(sst, "inputs"))
+    with pytest.raises(ValueError, match=r"lacks levels along 'depth'.*Expected: \[0.0, 50.0\]. Received: \[0.0\]"):
+        layout.pack(sst.isel(depth=[0]), "inputs")
 
 
 def test_inputs_come_back_exactly_with_what_was_repeated(sst):

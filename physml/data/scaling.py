@@ -72,7 +72,7 @@ class Scaling:
         for name in names:
             role = "inputs" if name in spec.inputs else "targets"
             valid = _valid(layout, role, name)
-            da = _packing.select_levels(_packing.ready(train[name], spec.sample_dim), layout.variables[name].levels)
+            da = _packing.select_levels(layout, _packing.ready(train[name], spec.sample_dim), name)
             da = da.astype("float64")
             da = da.where(valid & np.isfinite(da))
             over = [d for d in da.dims if d not in layout.variables[name].levels]
