@@ -37,7 +37,7 @@ class Transport:
     stay
         Added to the number of the displacement zero, so that an untrained network begins close to persistence.
     balance
-        Passes that even out the volume arriving in every cell (Sinkhorn 1967, doi:10.2140/pjm.1967.21.343), for flows without
+        Passes that even out the volume arriving in every cell (Sinkhorn and Knopp 1967, doi:10.2140/pjm.1967.21.343), for flows without
         divergence, which keep a constant constant. With 0 a roll-out may slowly gather content at a few places.
     linear
         Hide the fields that are moved from the network, so that the step is linear in them. A linear positive scheme is of
