@@ -238,7 +238,6 @@ def rollout(
     still = {n: _packing.columns(layout, s, n, outer, kind) for n, s in sources.items() if sample not in s.dims}
     at = _positions(sources, sample, labels, steps, spec, step)
     predictor = Predictor(model, min(batch_size, math.prod(members.values())))
-    template = initial[names[0]].isel({sample: 0}, drop=True)
     kept = {k: c for s in (initial, forcing) if s is not None for k, c in s.coords.items() if set(c.dims) <= set(outer)}
     kept.pop(sample, None)
     out = []
@@ -258,8 +257,7 @@ def rollout(
         out.append(y)
         past = [*past[1:], {n: y.data[..., layout.where("targets", n)] for n in names}]
     whole = xr.concat(out, dim=sample, join="override").transpose(*members, sample, ...)
-    coords = {k: c for k, c in kept.items() if k in template.coords or set(c.dims) <= set(outer)}
-    whole = whole.assign_coords(coords)
+    whole = whole.assign_coords(kept)
     if labels is not None:
         origin = next(s for s in (initial, forcing) if s is not None and sample in s.coords)
         axis = np.array(labels[1:], dtype=np.asarray(start).dtype)

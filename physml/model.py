@@ -245,28 +245,26 @@ class FieldModel(keras.Model):
 
     # losses and metrics in scaled units -------------------------------------------------------------------------------
 
-    def _scaled(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+    def _scaled(self, y: Any, sample_weight: Any) -> Any:
         """Return targets in the units of the loss; masked cells 0; a last axis of 1 where weights differ by channel."""
         y = self._masked(ops.cast(y, self.compute_dtype))
         if self.loss_units == "scaled":
             y = self._masked((y - self._mean_out) / self.loss_scale)
         by_channel = sample_weight is not None and len(sample_weight.shape) == len(y.shape) and y.shape[-1] > 1
-        return (ops.expand_dims(y, -1) if by_channel else y), sample_weight
+        return ops.expand_dims(y, -1) if by_channel else y
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """Return the compiled loss of scaled targets, plus penalties."""
         if y is not None and y_pred is not None:
-            y, _ = self._scaled(y, sample_weight)
-            y_pred, _ = self._scaled(y_pred, sample_weight)
+            y, y_pred = self._scaled(y, sample_weight), self._scaled(y_pred, sample_weight)
         return super().compute_loss(x, y, y_pred, sample_weight, training=training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Return the compiled metrics of scaled targets."""
         if y is not None and y_pred is not None:
-            y, _ = self._scaled(y, sample_weight)
-            y_pred, _ = self._scaled(y_pred, sample_weight)
+            y, y_pred = self._scaled(y, sample_weight), self._scaled(y_pred, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     # saving -----------------------------------------------------------------------------------------------------------

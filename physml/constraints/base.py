@@ -48,6 +48,7 @@ class Constraint:
 
     name: str
     """Name of the target variable it acts on."""
+    _held: tuple[Layout, SumLaw | None] | None = None
     relative = False
     """Whether its residual is relative, or in the units of the variable."""
 
@@ -116,6 +117,15 @@ class Constraint:
     def sum_law(self, layout: Layout) -> SumLaw | None:
         """Return the weighted sum it holds, or None."""
         return None
+
+    def held_sum(self, layout: Layout) -> SumLaw | None:
+        """Return :meth:`sum_law`, its arrays made once for a layout and not anew for every block and batch."""
+        known = self._held
+        if (
+            known is None or known[0] is not layout
+        ):  # one assignment, so that threads with other layouts cannot mix theirs in
+            known = self._held = (layout, self.sum_law(layout))
+        return known[1]
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make the same constraint."""

@@ -231,7 +231,8 @@ class Conserve(Constraint):
         """
         from physml.constraints.combine import arrange
 
-        law = self.sum_law(layout)
+        law = self.held_sum(layout)
+        assert law is not None
         y, terms, weights = arrange(outputs[self.name], inputs, law, self.name, layout)
         factors = list(law.terms.values())
 

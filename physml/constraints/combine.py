@@ -36,7 +36,6 @@ class Constraints:
 
     def __init__(self, laws: Iterable[Constraint] | Constraint = ()) -> None:
         self.laws = (laws,) if isinstance(laws, Constraint) else tuple(laws)
-        self._sums: tuple[Layout | None, dict[Constraint, SumLaw | None]] = (None, {})
         strangers = [law for law in self.laws if not isinstance(law, Constraint)]
         if strangers:
             raise TypeError(
@@ -80,7 +79,7 @@ class Constraints:
         sums: dict[str, Constraint] = {}
         for law in self.laws:
             law.verify(layout)
-            if self._sum_of(law, layout) is None:
+            if law.held_sum(layout) is None:
                 continue
             if law.name in sums:
                 raise ValueError(
@@ -94,15 +93,6 @@ class Constraints:
             sums[law.name] = law
         return layout
 
-    def _sum_of(self, law: Constraint, layout: Layout) -> SumLaw | None:
-        """Return the weighted sum of a law, its arrays made once for each layout."""
-        known = self._sums
-        if known[0] is not layout:  # one assignment, so that threads with other layouts cannot mix theirs in
-            known = self._sums = (layout, {})
-        if law not in known[1]:
-            known[1][law] = law.sum_law(layout)
-        return known[1][law]
-
     def residuals(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
         """Return the residual of every law by its label."""
         return {label(law): law.residual(outputs, inputs, layout) for law in self.laws}
@@ -115,7 +105,7 @@ class Constraints:
             lows = [b for b in (law.bounds(layout)[0] for law in mine) if b is not None]
             highs = [b for b in (law.bounds(layout)[1] for law in mine) if b is not None]
             low, high = max(lows, default=None), min(highs, default=None)
-            sums = [s for s in (self._sum_of(law, layout) for law in mine) if s is not None]
+            sums = [s for s in (law.held_sum(layout) for law in mine) if s is not None]
             if sums:
                 y, terms, weights = arrange(out[name], inputs, sums[0], name, layout)
                 y = project_sum(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +40,7 @@ from physml.forecast import FieldStep, rollout
 from physml.model import FieldModel
 from physml.networks.convolutional import cnn
 from physml.provenance import record, stamp
+from physml.run.atomic import replacing
 from physml.run.demo_report import write_report
 from physml.run.fit import display, fit
 from physml.testbeds.gyre import simulate
@@ -135,15 +134,9 @@ def demo(out: str, *, short: bool = False, seed: int = 0, overwrite: bool = Fals
             )
         )
     settings = replace(SHORT if short else Settings(), seed=seed)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".physml-demo-") as folder:
-        made = Path(folder) / "demo"
+    with replacing(target) as made:
         made.mkdir()
         _run(made, settings)
-        made.chmod(0o755)
-        if target.exists():
-            os.replace(target, Path(folder) / "old")
-        os.replace(made, target)
     Console().print(f"\nOpen [bold]{target / 'report.html'}[/bold] in a browser.")
     return target
 
@@ -274,7 +267,7 @@ def assimilate(
     guess = train[[TRACER]].mean(("run", "time"), keep_attrs=True)
 
     def after(state: Any) -> Any:
-        return Constraints([NonNegative(TRACER)]).project({TRACER: state}, {}, layout)[TRACER]
+        return NonNegative(TRACER).project({TRACER: state}, {}, layout)[TRACER]
 
     def run_cycle(truth: xr.Dataset, background: Gaussian, seen: PointObservations | None) -> xr.Dataset:
         layer = None

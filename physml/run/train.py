@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from physml.fields import FieldSpec
 from physml.forecast import persistence, predict
 from physml.model import FieldModel, load, make_head
 from physml.run import prepare
+from physml.run.atomic import adding_to, replacing
 from physml.run.config import RunConfig, digest, dump
 from physml.run.fit import fit
 from physml.timeaxis import as_label
@@ -61,25 +59,25 @@ def _split(config: RunConfig, ds: xr.Dataset, spec: FieldSpec) -> Parts:
     if split.boundaries is not None:
         parts = split_time(ds, split.boundaries, spec, split.embargo)._asdict()
         return {n: p for n, p in parts.items() if p is not None}
-    index, length_gap = ds.indexes[dim], window_and_gap(spec, split.embargo)
+    index, (length, gap) = ds.indexes[dim], window_and_gap(spec, split.embargo)
     found, earliest = {}, 0
     for name in ("train", "validation", "test"):
         if (ends := getattr(split, name)) is None:
             continue
         at = index.slice_indexer(*(as_label(index, label) for label in ends))
         start = max(at.start or 0, earliest)
-        if at.stop - start < length_gap[0] + 1:
+        if at.stop - start < length + 1:
             raise ValueError(
                 describe(
                     f"split.{name} holds no whole window",
-                    expected=f"{length_gap[0] + 1} steps or more along {dim!r}, after an embargo of {length_gap[1]}",
+                    expected=f"{length + 1} steps or more along {dim!r}, after an embargo of {gap}",
                     received=f"{max(at.stop - start, 0)} steps from {ends[0]} to {ends[1]}; the data run from "
                     f"{index[0]} to {index[-1]}",
                     remedy="correct the dates",
                 )
             )
         found[name] = ds.isel({dim: slice(start, at.stop)})
-        earliest = at.stop + length_gap[1]
+        earliest = at.stop + gap
     return found
 
 
@@ -205,7 +203,7 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
     last = {k: v[-1] for k, v in history.items()}
     say(f"trained {len(history['loss'])} epochs: " + ", ".join(f"{k} {v:.4g}" for k, v in last.items()))
     # The model is safe before anything else is done with it.
-    with _beside(target) as made:
+    with adding_to(target) as made:
         model.save(made / MODEL)
         (made / HISTORY).write_text(json.dumps(history, indent=1))
         (made / CONFIG).write_text(dump(config))
@@ -213,18 +211,9 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
     say(f"wrote {target / MODEL}")
     judged = next(n for n in ("test", "validation", "train") if n in parts)
     scores = {"part": judged, **score(model, parts[judged])}
-    with _beside(target) as made:
+    with adding_to(target) as made:
         (made / SCORES).write_text(json.dumps(scores, indent=1))
     return target
-
-
-@contextlib.contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Give a folder beside *target* whose files are moved there when all of them are whole."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".physml-") as folder:
-        yield Path(folder)
-        for file in Path(folder).iterdir():
-            os.replace(file, target / file.name)
 
 
 def score(model: FieldModel, ds: xr.Dataset) -> dict[str, Any]:
@@ -325,8 +314,8 @@ def write_prediction(model_path: str, data: str | list[str], out: str, *, overwr
     spec = model.layout.spec
     preparation = json.loads(model.provenance.get("preparation", "{}"))
     ds = prepare.open_data(data, sample_dim=spec.sample_dim)
-    names = {old: new for old, new in preparation.get("rename", {}).items() if old in ds.variables or old in ds.dims}
-    ds = prepare.rename_and_select(ds, names, preparation.get("select", {}))
+    renamed = {old: new for old, new in preparation.get("rename", {}).items() if old in ds.variables or old in ds.dims}
+    ds = prepare.rename_and_select(ds, renamed, preparation.get("select", {}))
     names = preparation.get("anomaly", [])
     means = xr.Dataset({n: model.layout.statics[f"{CLIMATOLOGY}{n}"] for n in names}, {"month": np.arange(1, 13)})
     forecast = predict(model, prepare.remove(ds, means, spec.sample_dim))
@@ -336,14 +325,9 @@ def write_prediction(model_path: str, data: str | list[str], out: str, *, overwr
 
 def write(ds: xr.Dataset, target: Path) -> None:
     """Write a Dataset as netCDF or zarr; nothing half-written is left behind."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".physml-") as folder:
-        made = Path(folder) / target.name
+    with replacing(target) as made:
         if target.suffix == ".zarr":
             ds.to_zarr(made, consolidated=False)
-            if target.exists():
-                os.replace(target, Path(folder) / "old")
         else:
             encoding = {n: {"zlib": True, "complevel": 1} for n, v in ds.data_vars.items() if v.dtype.kind == "f"}
             ds.to_netcdf(made, encoding=encoding)
-        os.replace(made, target)
