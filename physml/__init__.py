@@ -18,6 +18,8 @@ _HOMES = {
     "Scaling": "data.scaling",
     "split_time": "data.split",
     "Batches": "data.batches",
+    "Loader": "data.loader",
+    "Patches": "data.patches",
     "FieldModel": "model",
     "load": "model",
     "predict": "forecast",
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
     from physml.constraints.transport import Transport as Transport
     from physml.data.batches import Batches as Batches
+    from physml.data.loader import Loader as Loader
+    from physml.data.patches import Patches as Patches
     from physml.data.scaling import Scaling as Scaling
     from physml.data.split import split_time as split_time
     from physml.fields import FieldSpec as FieldSpec

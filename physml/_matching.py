@@ -11,19 +11,19 @@ from physml import grid
 from physml._errors import describe
 from physml.fields import Role
 from physml.provenance import same_units
-from physml.timeaxis import check_axis, require_same_step, require_step
+from physml.timeaxis import check_axis, find_step, require_same_step, require_step, usual_step
 
 if TYPE_CHECKING:
     from physml.layout import Layout
 
 
-def check(layout: Layout, ds: xr.Dataset, role: Role, *, whole_window: bool = False) -> None:
+def check(layout: Layout, ds: xr.Dataset, role: Role, *, whole_window: bool = False, gaps: bool = False) -> None:
     """See :meth:`physml.layout.Layout.check`."""
     for name in getattr(layout.spec, role):
         check_variable(layout, grid.variable(ds, name, role[:-1]), role[:-1])
     check_grid(layout, ds)
     if layout.spec.sample_dim in ds.coords:
-        _check_time(layout, ds[layout.spec.sample_dim], role, whole_window)
+        _check_time(layout, ds[layout.spec.sample_dim], role, whole_window, gaps)
 
 
 def check_grid(layout: Layout, ds: xr.Dataset) -> None:
@@ -68,10 +68,14 @@ def check_variable(layout: Layout, da: xr.DataArray, what: str) -> None:
         )
 
 
-def _check_time(layout: Layout, axis: xr.DataArray, role: Role, whole_window: bool) -> None:
+def _check_time(layout: Layout, axis: xr.DataArray, role: Role, whole_window: bool, gaps: bool) -> None:
     check_axis(axis, role)
     low, high = layout.spec.window(None if whole_window else role)
     along = max(high, 0) > min(low, 0)
+    if gaps and along and layout.step is not None and find_step(axis) is None and axis.size > 2:
+        usual = usual_step(axis)
+        if usual is not None and usual.same_length(layout.step):
+            return
     if layout.step is not None and layout.spec.window() != (0, 0):
         # Without offsets along the axis each sample stands for itself: forecasts may start at any dates.
         require_same_step(axis, layout.step, role, gaps=not along)

@@ -134,8 +134,15 @@ def ready(da: xr.DataArray, sample_dim: str) -> xr.DataArray:
     return da
 
 
-def select_levels(layout: Layout, da: xr.DataArray, name: str) -> xr.DataArray:
-    """Return a variable on the levels of a layout, in their order."""
+def level_positions(layout: Layout, da: xr.DataArray, name: str) -> dict[str, np.ndarray]:
+    """Return where the levels of a layout stand in a variable, for the dimensions that do not hold just them, in order.
+
+    Raises
+    ------
+    ValueError
+        Where levels are missing.
+    """
+    found = {}
     for dim, labels in layout.variables[name].levels.items():
         if dim in da.coords:
             have = da[dim].values.tolist()
@@ -153,8 +160,13 @@ def select_levels(layout: Layout, da: xr.DataArray, name: str) -> xr.DataArray:
                     remedy="give the levels the layout was bound to",
                 )
             )
-        da = da.sel({dim: list(labels)}) if dim in da.coords else da.isel({dim: list(labels)})
-    return da
+        found[dim] = np.array([have.index(label) for label in labels])
+    return found
+
+
+def select_levels(layout: Layout, da: xr.DataArray, name: str) -> xr.DataArray:
+    """Return a variable on the levels of a layout, in their order."""
+    return da.isel(level_positions(layout, da, name))
 
 
 def concatenate(parts: list[Any], shape: tuple[int, ...]) -> Any:

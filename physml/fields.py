@@ -8,13 +8,14 @@ order, the space dimensions, units and types. Packing and unpacking are exact in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 
 from physml._errors import describe
+from physml.timeaxis import TimeStep, in_steps, usual_step
 
 if TYPE_CHECKING:
     from physml.layout import Layout
@@ -51,7 +52,8 @@ class FieldSpec:
         Dimension along which samples are counted, usually time.
     input_offsets, target_offsets
         Steps along *sample_dim* relative to the sample: ``input_offsets=(-1, 0), target_offsets=(1,)`` maps yesterday
-        and today to tomorrow. Input offsets may be given by variable.
+        and today to tomorrow. Input offsets may be given by variable. Lengths of time (``"6h"``, ``["1MS", "2MS"]``) become
+        steps when the spec is bound to data.
     levels
         Dimensions that become channels: a name, names, or a mapping from the name to the labels wanted.
     members
@@ -64,7 +66,7 @@ class FieldSpec:
     Raises
     ------
     ValueError
-        For repeated names, empty lists, and offsets that are no integers.
+        For repeated names, empty lists, and offsets that are neither integers nor lengths of time.
 
     Examples
     --------
@@ -75,8 +77,8 @@ class FieldSpec:
     inputs: Sequence[str] | str
     targets: Sequence[str] | str
     sample_dim: str = "time"
-    input_offsets: int | Sequence[int] | Mapping[str, Sequence[int]] = (0,)
-    target_offsets: int | Sequence[int] = (0,)
+    input_offsets: int | str | Sequence[int] | Sequence[str] | Mapping[str, Any] = (0,)
+    target_offsets: int | str | Sequence[int] | Sequence[str] = (0,)
     levels: str | Sequence[str] | Mapping[str, Sequence[Any] | None] | None = None
     members: str | Sequence[str] | None = None
     mask: str | None = None
@@ -133,6 +135,28 @@ class FieldSpec:
         every = [o for r in roles for n in getattr(self, r) for o in self.offsets(r, n)]
         return min(every), max(every)
 
+    def in_steps(self, step: TimeStep | None) -> FieldSpec:
+        """Return the same spec with lengths of time as numbers of steps.
+
+        Raises
+        ------
+        ValueError
+            For lengths that are no whole number of steps.
+        """
+
+        def steps(offsets: Any, what: str) -> Any:
+            if isinstance(offsets, Mapping):
+                return {n: steps(o, what) for n, o in offsets.items()}
+            return tuple(in_steps(o, step, what) if isinstance(o, str) else o for o in offsets)
+
+        found = {w: steps(getattr(self, w), w) for w in ("input_offsets", "target_offsets")}
+        same = all(found[w] == getattr(self, w) for w in found)
+        return self if same else replace(self, **found)
+
+    def on(self, ds: xr.Dataset) -> FieldSpec:
+        """Return the same spec with lengths of time as steps of the sample dimension of *ds*."""
+        return self.in_steps(usual_step(ds[self.sample_dim]) if self.sample_dim in ds.coords else None)
+
     def bind(self, ds: xr.Dataset) -> Layout:
         """Return the layout of this spec on *ds*; nothing is computed."""
         from physml.layout import Layout
@@ -144,14 +168,16 @@ class FieldSpec:
         return asdict(self)
 
 
-def _offsets(value: int | Sequence[int], what: str) -> Offsets:
-    items = (value,) if isinstance(value, int | np.integer) else tuple(value)
+def _offsets(value: Any, what: str) -> Offsets:
+    items = (value,) if isinstance(value, int | np.integer | str) else tuple(value)
+    if items and all(isinstance(o, str) for o in items):
+        return items
     whole = all(isinstance(o, int | np.integer) and not isinstance(o, bool) for o in items)
     if not whole or not items or list(items) != sorted(set(items)):
         raise ValueError(
             describe(
                 f"{what} are not steps",
-                expected="increasing integers, such as (-1, 0)",
+                expected="increasing integers, such as (-1, 0), or lengths of time, such as '6h'",
                 received=value,
                 remedy=f"pass {what}=(0,) or the steps wanted",
             )

@@ -13,7 +13,7 @@ import xarray as xr
 from physml import _matching, _packing, grid
 from physml._errors import closest, describe
 from physml.fields import FieldSpec, Role
-from physml.timeaxis import TimeStep, check_axis, find_step
+from physml.timeaxis import TimeStep, check_axis, usual_step
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Layout:
     variables
         What is remembered of every input and target.
     step
-        The constant step of the sample dimension, or None.
+        The step of the sample dimension, with or without gaps, or None where it has none.
     statics
         Variables and coordinates without sample or member dimension: mask, area, volumes, level labels.
     kept
@@ -74,6 +74,10 @@ class Layout:
     def of(cls, spec: FieldSpec, ds: xr.Dataset) -> Layout:
         """Bind *spec* to *ds*; see :meth:`FieldSpec.bind`."""
         variables: dict[str, Variable] = {}
+        if spec.sample_dim in ds.coords:
+            check_axis(ds[spec.sample_dim], "FieldSpec")
+        step = usual_step(ds[spec.sample_dim]) if spec.sample_dim in ds.coords else None
+        spec = spec.in_steps(step)
         samples = {spec.sample_dim, *spec.members}  # type: ignore[misc]
         _check_dimensions(spec, ds)
         fields = {n: grid.variable(ds, n, role[:-1]) for role in ("inputs", "targets") for n in getattr(spec, role)}
@@ -105,8 +109,6 @@ class Layout:
                         remedy="interpolate it to the same cells, or name other dimensions in levels or members",
                     )
                 )
-        if spec.sample_dim in ds.coords:
-            check_axis(ds[spec.sample_dim], "FieldSpec")
         statics = ds.drop_vars([n for n, v in ds.variables.items() if samples & set(v.dims)])
         for dim, labels in spec.levels.items():  # type: ignore[union-attr]
             if labels is not None and dim in statics.dims:
@@ -121,7 +123,7 @@ class Layout:
             space=space,
             shape=tuple(int(ds.sizes[d]) for d in space),
             variables=variables,
-            step=find_step(ds[spec.sample_dim]) if spec.sample_dim in ds.coords else None,
+            step=step,
             statics=statics,
         )
 
@@ -240,17 +242,18 @@ class Layout:
         n = ds.sizes[self.spec.sample_dim]
         return range(max(0, -low), max(max(0, -low), n - max(0, high)))
 
-    def check(self, ds: xr.Dataset, role: Role, *, whole_window: bool = False) -> None:
+    def check(self, ds: xr.Dataset, role: Role, *, whole_window: bool = False, gaps: bool = False) -> None:
         """Refuse a Dataset that does not fit: names, dimensions, sizes, units, coordinates, time axis.
 
-        The axis must have a constant step where offsets are counted along it: those of the role, or of the *whole_window*.
+        The axis must have a constant step where offsets are counted along it: those of the role, or of the *whole_window*;
+        with *gaps*, steps may be missing.
 
         Raises
         ------
         KeyError, ValueError
             Naming what differs from the Dataset the layout was bound to.
         """
-        _matching.check(self, ds, role, whole_window=whole_window)
+        _matching.check(self, ds, role, whole_window=whole_window, gaps=gaps)
 
     def pack(self, ds: xr.Dataset, role: Role, *, whole_window: bool = False) -> xr.DataArray:
         """Return the variables of one role as one array with a channel dimension, lazily where *ds* is lazy.

@@ -336,7 +336,7 @@ def _layout(spec: FieldSpec | Layout | None, scaling: Scaling | None) -> Layout:
     if scaling is not None:
         bound = scaling.layout
         wanted = spec.spec if isinstance(spec, Layout) else spec
-        if wanted is not None and wanted != bound.spec:
+        if wanted is not None and wanted.in_steps(bound.step) != bound.spec:
             raise ValueError(
                 describe(
                     "FieldModel: the scaling was fitted to another spec",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -177,6 +179,102 @@ def _find_months(values: np.ndarray) -> TimeStep | None:
     if same_time and low < high:
         return TimeStep("month", size, "whole day", float(0.5 * (low + high)))
     return None
+
+
+def usual_step(coordinate: xr.DataArray) -> TimeStep | None:
+    """Return the step of an axis that may have gaps: the one of its longest even stretch, where that is the usual one.
+
+    Examples
+    --------
+    >>> str(usual_step(xr.DataArray([0, 1, 2, 5, 6], dims="t")))
+    '1'
+    """
+    step, values = find_step(coordinate), coordinate.values
+    if step is not None or values.size < 4 or not (_is_date(values) or values.dtype.kind in "iufm"):
+        return step
+    gaps = _plain(np.diff(values))
+    if _is_date(values) and gaps.min() >= _MONTH:
+        gaps = np.diff(_months(values)[0]).astype("float64")
+    _, kind, count = np.unique(np.rint(gaps / (np.median(gaps) * 1e-3)), return_inverse=True, return_counts=True)
+    usual = kind == int(count.argmax())
+    if 2 * count.max() <= gaps.size:
+        return None
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], usual, [False]]).astype(int)))
+    first, last = edges[::2], edges[1::2]
+    longest = int((last - first).argmax())
+    return find_step(coordinate[int(first[longest]) : int(last[longest]) + 1])
+
+
+def windows(coordinate: xr.DataArray | None, size: int, offsets: Sequence[int], step: TimeStep | None) -> np.ndarray:
+    """Return where every whole window lies: positions ``[window, offset]`` along an axis; none reaches over a gap.
+
+    Parameters
+    ----------
+    coordinate
+        The axis; None counts positions.
+    size
+        Length of the axis.
+    offsets
+        Steps from the sample, which is the position at offset 0.
+
+    Examples
+    --------
+    >>> windows(xr.DataArray([0, 1, 2, 5, 6], dims="t"), 5, (0, 1), TimeStep("number", 1)).tolist()
+    [[0, 1], [1, 2], [3, 4]]
+    """
+    at = np.arange(size)
+    if coordinate is None or step is None:
+        found = at[:, None] + np.asarray(offsets)
+        found = np.where((found >= 0) & (found < size), found, -1)
+    else:
+        axis = coordinate.values
+        found = np.stack([at if o == 0 else positions(axis, shift(axis, step, o), step) for o in offsets], axis=1)
+    return found[(found >= 0).all(1)]
+
+
+def in_steps(length: str, step: TimeStep | None, what: str) -> int:
+    """Return a length of time such as "6h", "5D" or "1MS" (months) in steps of an axis.
+
+    Raises
+    ------
+    ValueError
+        For lengths that are no whole number of steps, or are not understood.
+
+    Examples
+    --------
+    >>> in_steps("1D", TimeStep("duration", 21_600e9), "target_offsets"), in_steps("-2MS", TimeStep("month", 1), "input_offsets")
+    (4, -2)
+    """
+    months = re.fullmatch(r"\s*([+-]?\d*)\s*(MS|ME|M|mo|YS|YE|Y)\s*", length)
+    found: float | None = None
+    if months is not None:
+        number = {"": 1, "+": 1, "-": -1}.get(months[1]) or int(months[1] or 1)
+        if step is not None and step.kind == "month":
+            found = number * (12 if months[2].startswith("Y") else 1) / step.size
+    else:
+        try:
+            nanoseconds = pd.Timedelta(length) / pd.Timedelta(1, "ns")
+        except ValueError as error:
+            raise ValueError(
+                describe(
+                    f"{what}: {length!r} is no length of time",
+                    expected="such as '6h', '5D' or '1MS' (months)",
+                    received=repr(length),
+                    remedy="correct it, or give a number of steps",
+                )
+            ) from error
+        if step is not None and step.kind == "duration":
+            found = nanoseconds / step.size
+    if found is None or abs(found - round(found)) > _TOLERANCE * max(1.0, abs(found)):
+        raise ValueError(
+            describe(
+                f"{what}: {length!r} is no whole number of steps",
+                expected="a multiple of the step of the data" + (f", {step}" if step is not None else ""),
+                received=repr(length) if step is not None else f"{length!r}, and an axis without a constant step",
+                remedy="give a multiple of the step, or resample the data",
+            )
+        )
+    return round(found)
 
 
 def step_of(coordinate: xr.DataArray, known: TimeStep | None) -> TimeStep | None:

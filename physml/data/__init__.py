@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-_HOMES = {"Split": "split", "split_time": "split", "Scaling": "scaling", "Batches": "batches"}
+_HOMES = {
+    "Split": "split",
+    "split_time": "split",
+    "Scaling": "scaling",
+    "Loader": "loader",
+    "Batches": "batches",
+    "Patches": "patches",
+}
 __all__ = sorted(_HOMES)
 
 

@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import xarray as xr
 
-from physml._errors import describe
-from physml.fields import FieldSpec, Role
+from physml.data._assemble import fill_masked
+from physml.data.loader import Loader, Tensors
+from physml.fields import FieldSpec
 from physml.layout import Layout
 
+__all__ = ["Batches", "EpochOf", "fill_masked"]
 
-class Batches(keras.utils.PyDataset):
-    """Batches of inputs, targets and weights in physical units.
 
-    Nothing is computed before the first batch is asked for. A batch is a function of the data, the seed, the epoch and
-    its number alone. Masked cells hold 0 in the tensors and have weight 0, so they reach neither the network nor the loss.
+class Batches(Loader, keras.utils.PyDataset):
+    """The batches of a :class:`physml.data.Loader`, which says what they hold, as a Keras dataset.
 
     Parameters
     ----------
-    ds
-        Data with all inputs and targets, in memory or lazy.
-    spec
-        What to read; a :class:`physml.FieldSpec` or its layout.
-    batch_size
-        Samples in a batch; the last batch may hold fewer.
-    shuffle
-        Draw samples in a new order every epoch. ``FieldModel.fit`` keeps it; to another Keras model say
-        ``fit(batches, shuffle=False)``.
-    seed
-        Seed of that order.
-    drop_remainder
-        Leave out the last batch when it is not full.
-    dtype
-        Type of the tensors.
+    ds, spec, batch_size
+        Data, what to read of them, and samples in a batch.
+    workers, use_multiprocessing, max_queue_size
+        As in ``keras.utils.PyDataset``. The loader has threads of its own: one worker is enough.
+    **options
+        Those of :class:`physml.data.Loader`: ``shuffle``, ``seed``, ``drop_remainder``, ``dtype``, ``memory``, ``threads``,
+        ``shard``, ``patches``, ``missing``, ``min_valid``, ``fill``, ``progress``.
 
     Raises
     ------
     ValueError
         For an empty selection; while iterating, for values missing on valid cells.
+    OSError
+        While iterating, for chunks that cannot be read.
 
     Examples
     --------
+    >>> import numpy as np
     >>> ds = xr.Dataset({"x": (("time", "i"), np.arange(12.0).reshape(4, 3))}, {"time": np.arange(4)})
     >>> batches = Batches(ds, FieldSpec("x", "x", target_offsets=1), batch_size=2)
     >>> [x.shape for x, y, w in (batches[i] for i in range(len(batches)))]
@@ -56,108 +51,42 @@ class Batches(keras.utils.PyDataset):
         spec: FieldSpec | Layout,
         batch_size: int = 32,
         *,
-        shuffle: bool = False,
-        seed: int = 0,
-        drop_remainder: bool = False,
-        dtype: str = "float32",
-        **kwargs: Any,
+        workers: int = 1,
+        use_multiprocessing: bool = False,
+        max_queue_size: int = 10,
+        **options: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if batch_size < 1:
-            raise ValueError(
-                describe("batch_size is not positive", expected=">= 1", received=batch_size, remedy="batch_size=32")
-            )
-        self.ds = ds
-        self.layout = spec if isinstance(spec, Layout) else spec.bind(ds)
-        self.batch_size, self.shuffle, self.seed, self.drop_remainder = batch_size, shuffle, seed, drop_remainder
-        self.dtype = dtype
-        self.epoch = 0
-        # Lazy views: packing a lazy Dataset reads nothing, and one in memory is packed at the first batch.
-        self._lazy = any(
-            ds[n].chunks is not None or not ds[n].variable._in_memory
-            for n in (*self.layout.spec.inputs, *self.layout.spec.targets)
-        )
-        for role in ("inputs", "targets"):
-            self.layout.check(ds, role, whole_window=True)
-        members = [m for m in self.layout.members if m in ds.dims]
-        times = len(self.layout.samples(ds))
-        self._grid = (*(ds.sizes[m] for m in members), times)
-        self.n_samples = int(np.prod(self._grid))
-        if self.n_samples == 0 or (drop_remainder and self.n_samples < batch_size):
-            low, high = self.layout.spec.window()
-            raise ValueError(
-                describe(
-                    "Batches: the selection holds no batch",
-                    expected=f"windows of offsets {low} to {high} along {self.layout.spec.sample_dim!r}",
-                    received=f"{self.n_samples} samples from {dict(ds.sizes)}",
-                    remedy="select a longer period, or drop_remainder=False",
-                )
-            )
-        self._packed: dict[str, xr.DataArray] = {}
-        self._fixed: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.n_samples, self.batch_size)
-        return whole + (rest > 0 and not self.drop_remainder)
+        keras.utils.PyDataset.__init__(self, workers, use_multiprocessing, max_queue_size)
+        Loader.__init__(self, ds, spec, batch_size, **options)
 
     @property
     def num_batches(self) -> int:
         """Batches in an epoch."""
         return len(self)
 
-    def order(self, epoch: int | None = None) -> np.ndarray:
-        """Return the order of the samples in an epoch (the present one by default)."""
-        if not self.shuffle:
-            return np.arange(self.n_samples)
-        return np.random.default_rng([self.seed, self.epoch if epoch is None else epoch]).permutation(self.n_samples)
+    def tf_data(self, start: int = 0) -> Any:
+        """Return the batches as a ``tf.data.Dataset``; every pass over it is the next epoch.
 
-    def on_epoch_end(self) -> None:
-        """Begin the next epoch, with its own order."""
-        self.epoch += 1
+        Parameters
+        ----------
+        start
+            Number of the batch that the first pass begins with.
+        """
+        import tensorflow as tf
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return batch *index* of this epoch: inputs, targets ``[batch, *space, channel]`` and weights."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"batch {index} of {len(self)}")
-        start = (index % len(self)) * self.batch_size
-        chosen = self.order()[start : start + self.batch_size]
-        valid_x, valid_y, weights = self._constants()
-        x = self._gather("inputs", chosen, valid_x)
-        y = self._gather("targets", chosen, valid_y)
-        return x, y, np.repeat(weights[None], len(chosen), axis=0)
+        x, y, w = self._assembling().empty(1)
+        shapes = [tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in (x, y, w)]
+        begin = [start]
 
-    def _constants(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if self._fixed is None:
-            valid_y = self.layout.valid("targets")
-            area = self.layout.weights
-            # One weight a cell, or one a channel where the mask differs between targets. Their mean is 1, so that the
-            # loss Keras averages over all cells is the area-weighted mean over the valid ones.
-            weights = area if (valid_y == valid_y[..., :1]).all() else area[..., None] * valid_y
-            if not weights.sum() > 0:
-                raise ValueError(
-                    describe(
-                        "Batches: no valid cell carries weight",
-                        expected="a mask with valid cells and areas above zero",
-                        received=f"{int(valid_y.sum())} valid cells, total area {area.sum():g}",
-                        remedy="check the variables named as mask and area",
-                    )
-                )
-            scaled = (weights / weights.mean()).astype(self.dtype)
-            self._fixed = self.layout.valid("inputs"), valid_y, scaled
-        return self._fixed
+        def epoch() -> Iterator[Tensors]:
+            first, begin[0] = begin[0], 0
+            yield from self.iterate(start=first)
+            self.on_epoch_end()
 
-    def _gather(self, role: Role, chosen: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        packed = self._packed.get(role)
-        if packed is None:
-            packed = self.layout.pack(self.ds, role, whole_window=True)
-            if not self._lazy:
-                packed = packed.astype(self.dtype)
-            self._packed[role] = packed
-        at = np.unravel_index(chosen, self._grid)
-        dims = packed.dims[: len(at)]
-        picked = packed.isel({d: xr.DataArray(i, dims="batch") for d, i in zip(dims, at, strict=True)})
-        array = picked.transpose("batch", ...).values.astype(self.dtype, copy=False)
-        return fill_masked(array, valid, self.layout, role, picked)
+        found = tf.data.Dataset.from_generator(epoch, output_signature=tuple(shapes))
+        if start == 0:
+            found = found.apply(tf.data.experimental.assert_cardinality(len(self)))
+        return found.prefetch(2)
 
 
 class EpochOf(keras.callbacks.Callback):
@@ -170,38 +99,3 @@ class EpochOf(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Set the epoch of the batches."""
         self.batches.epoch = epoch
-
-
-def fill_masked(
-    array: np.ndarray, valid: np.ndarray, layout: Layout, role: Role, labels: xr.DataArray | None = None
-) -> np.ndarray:
-    """Return ``[batch, *space, channel]`` with 0 on masked cells.
-
-    Raises
-    ------
-    ValueError
-        Where a valid cell is missing or infinite, naming the variable, the sample and the number of cells.
-    """
-    finite = np.isfinite(array)
-    bad = ~finite & valid
-    if bad.any():
-        counts = bad.reshape(-1, bad.shape[-1]).sum(0)
-        channel = int(counts.argmax())
-        row = int(bad[..., channel].reshape(bad.shape[0], -1).any(-1).argmax())
-        where = f"sample {row} of the batch"
-        dim = layout.spec.sample_dim
-        if labels is not None and dim in labels.coords:
-            where = f"{dim} {labels[dim].values.reshape(-1)[row]}"
-        raise ValueError(
-            describe(
-                f"{role[:-1]} '{layout.channels(role)[channel]}' is missing on valid cells at {where}",
-                expected="finite values wherever the mask is true"
-                if layout.spec.mask
-                else "finite values everywhere (there is no mask)",
-                received=f"{int(counts[channel])} cells missing or infinite",
-                remedy="name a mask in the FieldSpec (physml.grid.finite_mask makes one), fill the gaps, or drop the samples",
-            )
-        )
-    if valid.all():
-        return array
-    return np.where(valid, array, array.dtype.type(0))

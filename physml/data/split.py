@@ -75,7 +75,7 @@ def split_time(
                 remedy="give the last label of each part but the final one",
             )
         )
-    length, gap = window_and_gap(spec, embargo)
+    length, gap = window_and_gap(spec.on(ds), embargo)
     index = ds.indexes[dim]
     ends = [_end(index, label) for label in boundaries]
     stops = [*ends, index.size]

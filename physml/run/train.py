@@ -59,7 +59,7 @@ def _split(config: RunConfig, ds: xr.Dataset, spec: FieldSpec) -> Parts:
     if split.boundaries is not None:
         parts = split_time(ds, split.boundaries, spec, split.embargo)._asdict()
         return {n: p for n, p in parts.items() if p is not None}
-    index, (length, gap) = ds.indexes[dim], window_and_gap(spec, split.embargo)
+    index, (length, gap) = ds.indexes[dim], window_and_gap(spec.on(ds), split.embargo)
     found, earliest = {}, 0
     for name in ("train", "validation", "test"):
         if (ends := getattr(split, name)) is None:
