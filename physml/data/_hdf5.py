@@ -79,10 +79,10 @@ class Hdf5(Stored):
         offset, size, skipped = place
         held = self.chunks if self.whole else sizes
         nbytes = int(np.prod(held, dtype=int)) * self.dtype.itemsize
-        plain = not self.filters and into is not None and into.flags.c_contiguous
-        if plain and into.dtype == self.dtype and into.nbytes == size == nbytes:  # type: ignore[union-attr]
-            self._fetch(at, offset, into.reshape(-1).view("u1"))  # type: ignore[union-attr]
-            return into
+        if into is not None and not self.filters and into.flags.c_contiguous:
+            if into.dtype == self.dtype and into.nbytes == size == nbytes:
+                self._fetch(at, offset, into.reshape(-1).view("u1"))
+                return into
         data: Any = np.empty(size, "u1")
         self._fetch(at, offset, data)
         try:

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +117,48 @@ class Loaded:
         return rows.array, (rows.place[at],)
 
 
+class _Crew:
+    """Threads that read, and one that leads them, until they are dismissed."""
+
+    def __init__(self, threads: int) -> None:
+        self.gone = threading.Event()
+        self.readers = ThreadPoolExecutor(threads, thread_name_prefix="physml-read")
+        self.leader = ThreadPoolExecutor(1, thread_name_prefix="physml-lead")
+
+    def dismiss(self) -> None:
+        """Let the threads end; what they were to read is not read any more."""
+        self.gone.set()
+        self.leader.shutdown(wait=False, cancel_futures=True)
+        # Cancelled, the leader would wait for them for ever; uncancelled they see that they are dismissed.
+        self.readers.shutdown(wait=False)
+
+    def read(self, tasks: Sequence[tuple[Any, np.ndarray]]) -> None:
+        """Read pieces into memory.
+
+        Raises
+        ------
+        Exception
+            The first error of a reader; the others end before it is raised.
+        """
+
+        def one(piece: Any, source: Source, out: np.ndarray) -> None:
+            if not self.gone.is_set():
+                source.read(piece, out)
+
+        if self.gone.is_set():
+            raise RuntimeError("the batches were closed while they were read")
+        futures = [self.readers.submit(one, piece, source, out) for (source, piece), out in tasks]
+        done, rest = wait(futures, return_when="FIRST_EXCEPTION")
+        failed = next((f for f in done if f.exception() is not None), None)
+        if failed is not None:
+            for f in rest:
+                f.cancel()
+            wait(rest)
+            raise failed.exception()  # type: ignore[misc]
+        if self.gone.is_set():
+            raise RuntimeError("the batches were closed while they were read")
+
+
 class Pool:
     """Groups of rows, read when asked for and one ahead.
 
@@ -142,10 +184,7 @@ class Pool:
         self._kept: dict[str, dict[int, tuple[int, np.ndarray]]] = {}
         self._kept_epoch = -1
         self._lock = threading.RLock()
-        self._readers: ThreadPoolExecutor | None = None
-        self._leader: ThreadPoolExecutor | None = None
-        self._stop: Callable[[], Any] = lambda: None
-        self._closed = threading.Event()
+        self._crew: _Crew | None = None
 
     @contextlib.contextmanager
     def lease(self, epoch: int, g: int, groups: Sequence[Group]) -> Iterator[Loaded]:
@@ -154,7 +193,9 @@ class Pool:
         key = (0 if only else epoch, g)
         following = None if g + 1 >= len(groups) else (key[0], g + 1)
         with self._lock:
-            self._start()
+            if self._crew is None:
+                self._crew = _Crew(self.threads)
+                weakref.finalize(self, self._crew.dismiss)
             future = self._ask(key, groups)
             self._claims[key] += 1
         try:
@@ -175,27 +216,19 @@ class Pool:
 
     def close(self) -> None:
         """Stop the threads and let go of the rows."""
-        self._closed.set()
-        self._stop()
         with self._lock:
+            if self._crew is not None:
+                self._crew.dismiss()
+                self._crew = None
             self._groups.clear()
             self._spare.clear()
-            self._kept.clear()
-            self._readers = self._leader = None
 
     # one group ------------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        if self._leader is None:
-            self._closed.clear()
-            self._readers = ThreadPoolExecutor(self.threads, thread_name_prefix="physml-read")
-            self._leader = ThreadPoolExecutor(1, thread_name_prefix="physml-lead")
-            self._stop = weakref.finalize(self, _shut, self._closed, self._leader, self._readers)
-
     def _ask(self, key: tuple[int, int], groups: Sequence[Group]) -> Future[Loaded]:
         if key not in self._groups:
-            assert self._leader is not None
-            self._groups[key] = self._leader.submit(self._load, key, groups[key[1]])
+            assert self._crew is not None
+            self._groups[key] = self._crew.leader.submit(self._load, self._crew, key, groups[key[1]])
         return self._groups[key]
 
     def _evict(self, needed: set[tuple[int, int] | None]) -> None:
@@ -209,7 +242,7 @@ class Pool:
                     for name, rows in future.result().rows.items():
                         self._spare.setdefault(name, []).append(rows.array)
 
-    def _load(self, key: tuple[int, int], group: Group) -> Loaded:
+    def _load(self, crew: _Crew, key: tuple[int, int], group: Group) -> Loaded:
         """Read the rows of one group, in the thread that leads."""
         epoch, g = key
         if epoch != self._kept_epoch:
@@ -220,7 +253,7 @@ class Pool:
         for known in self.fields.values():
             if known.memory is None:
                 tasks += self._prepare(known, group, member, times, loaded)
-        self._run(tasks)
+        crew.read(tasks)
         self._keep_edges(g, group, loaded)
         return loaded
 
@@ -288,26 +321,6 @@ class Pool:
             self._spare.pop(known.name, None)
         return np.empty((n, *known.shape), known.dtype)
 
-    def _run(self, tasks: Sequence[tuple[Any, np.ndarray]]) -> None:
-        readers, closed = self._readers, self._closed
-        if readers is None or closed.is_set():
-            raise RuntimeError("the batches were closed while they were read")
-
-        def read(piece: Any, source: Source, out: np.ndarray) -> None:
-            if not closed.is_set():
-                source.read(piece, out)
-
-        futures = [readers.submit(read, piece, source, out) for (source, piece), out in tasks]
-        done, waiting = wait(futures, return_when="FIRST_EXCEPTION")
-        failed = next((f for f in done if f.exception() is not None), None)
-        if failed is not None:
-            for f in waiting:
-                f.cancel()
-            wait(waiting)
-            raise failed.exception()  # type: ignore[misc]
-        if closed.is_set():
-            raise RuntimeError("the batches were closed while they were read")
-
     def _keep_edges(self, g: int, group: Group, loaded: Loaded) -> None:
         """Keep the rows that later groups need, and let go of those that no later group does."""
         for name, known in self.fields.items():
@@ -326,12 +339,6 @@ class Pool:
                     elif kept[key][0] < until:
                         kept[key] = (until, kept[key][1])
             self._kept[name] = kept
-
-
-def _shut(closed: threading.Event, *executors: ThreadPoolExecutor) -> None:
-    closed.set()
-    for executor in executors:
-        executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _keys(known: Field, own: tuple[range, ...], at: np.ndarray) -> np.ndarray:
