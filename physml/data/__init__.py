@@ -9,6 +9,10 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "catalog":
+        from importlib import import_module
+
+        return import_module("physml.data.catalog")
     if name in _HOMES:
         from importlib import import_module
 
