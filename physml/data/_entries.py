@@ -117,7 +117,7 @@ class Entry:
             ("resolution", self.resolution),
             ("period", self.period),
             ("size", self.size),
-            ("access", "open" if self.access == "open" else "needs a (free) account"),
+            ("access", "needs an account" if self.access != "open" else "offline" if self.kind == "sample" else "open"),
             *[("address", url) for url in self.urls],
             *[(f"  {{{name}}}", f"{p.meaning}: {p}" + _or(p.default)) for name, p in self.parameters.items()],
             ("homepage", self.homepage),

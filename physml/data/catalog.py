@@ -82,8 +82,8 @@ def search(text: str) -> list[str]:
 
     Examples
     --------
-    >>> search("surface temperature sample")
-    ['sst-sample']
+    >>> search("idealised levels members")
+    ['sst-levels-sample']
     """
     words = text.lower().split()
     return [name for name, entry in entries().items() if all(word in str(entry).lower() for word in words)]
