@@ -1,4 +1,4 @@
-"""Data: splitting in time, scaling, and batches for Keras."""
+"""Data: splitting in time, scaling, batches for Keras, and a catalog of public data."""
 
 from __future__ import annotations
 

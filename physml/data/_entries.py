@@ -71,7 +71,7 @@ class File:
 class Entry:
     """One data set of the catalog: what it holds, where it is, how it may be used and how it is opened.
 
-    ``print(entry)`` shows it all. The names of the fields are the keys of ``catalog.yaml``.
+    Its representation shows it all. The names of the fields are the keys of ``catalog.yaml``.
     """
 
     name: str
@@ -101,9 +101,6 @@ class Entry:
     note: str | None = None
 
     def __repr__(self) -> str:
-        return f"Entry({self.name!r}: {self.title})"
-
-    def __str__(self) -> str:
         """Return everything that is known of the data set, in aligned lines."""
         checksum = (
             f"sha256 {self.sha256}"

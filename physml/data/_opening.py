@@ -24,7 +24,7 @@ def open_files(entry: Entry, paths: list[Path], kwargs: dict[str, Any]) -> xr.Da
         options = {"engine": entry.engine, "chunks": {}, **entry.options, **kwargs}
         if len(paths) == 1:
             return xr.open_dataset(paths[0], **options)
-        return xr.open_mfdataset(paths, **{**entry.combine, **options})
+        return _open_several(entry, paths, options)
     except (OSError, EOFError) as error:
         damaged = next((path for path in paths if not _reads(entry, path)), paths[0])
         raise ValueError(
@@ -33,6 +33,20 @@ def open_files(entry: Entry, paths: list[Path], kwargs: dict[str, Any]) -> xr.Da
                 expected=f"a file of {entry.name}, whole",
                 received=f"{damaged.stat().st_size} bytes: {reason(error)}",
                 remedy=f"remove it and fetch it again, physml.data.catalog.fetch({entry.name!r}, ..., overwrite=True)",
+            )
+        ) from error
+
+
+def _open_several(entry: Entry, paths: list[Path], options: dict[str, Any]) -> xr.Dataset:
+    try:
+        return xr.open_mfdataset(paths, **{**entry.combine, **options})
+    except ValueError as error:
+        raise ValueError(
+            describe(
+                f"{len(paths)} files of {entry.name} cannot be opened as one",
+                expected="files of one grid",
+                received=reason(error),
+                remedy=f"open them one by one: xr.open_dataset(path) for each path of catalog.fetch({entry.name!r}, ...)",
             )
         ) from error
 

@@ -52,7 +52,7 @@ def names() -> list[str]:
 
 
 def info(name: str) -> Entry:
-    """Return the entry of a name; ``print`` shows all of it.
+    """Return the entry of a name, which shows itself in full.
 
     Raises
     ------

@@ -1,12 +1,9 @@
-"""The catalog of public data: complete, strict, and of one clear error where the network refuses."""
+"""The catalog of public data: complete, strict, found in the package, with samples that need no network."""
 
-import gzip
-import hashlib
-import http.server
 import re
 import subprocess
 import sys
-import threading
+import tomllib
 import urllib.parse
 from pathlib import Path
 
@@ -14,101 +11,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from physml.data import _catalog_file, _entries, catalog
+from physml.data import _catalog_file, catalog
 from physml.provenance import parse_units
+
+pytestmark = pytest.mark.usefixtures("data_folder")
 
 NAMES = catalog.names()
 SAMPLES = [name for name in NAMES if catalog.info(name).kind == "sample"]
-
-
-@pytest.fixture(autouse=True)
-def data_folder(tmp_path, monkeypatch):
-    """Keep every test out of the user's cache."""
-    monkeypatch.setenv("PHYSML_DATA", str(tmp_path / "data"))
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def server():
-    """Serve bytes on 127.0.0.1; ``cut`` breaks off after so many of them, ``status`` refuses."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            served.asked.append(self.path)
-            content = served.files.get(self.path)
-            if content is None or served.status != 200:
-                self.send_error(404 if content is None else served.status)
-                return
-            self.send_response(200)
-            if served.tell_length:
-                self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[: served.cut])
-
-        def log_message(self, *args):
-            """Say nothing."""
-
-    class Served(http.server.ThreadingHTTPServer):
-        files: dict
-        asked: list
-        cut = None
-        status = 200
-        tell_length = True
-
-    served = Served(("127.0.0.1", 0), Handler)
-    served.files, served.asked = {}, []
-    served.url = f"http://127.0.0.1:{served.server_address[1]}"
-    thread = threading.Thread(target=served.serve_forever, daemon=True)
-    thread.start()
-    yield served
-    served.shutdown()
-    served.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def netcdf(tmp_path):
-    """Return the bytes of a small file with ``sst``."""
-    path = tmp_path / "made.nc"
-    xr.Dataset({"sst": (("time", "x"), np.arange(6.0).reshape(2, 3))}, {"time": [0, 1]}).to_netcdf(path)
-    return path.read_bytes()
-
-
-def entry_text(**changes):
-    """Return the YAML of one complete entry, with keys changed or, where None, left out."""
-    keys = {
-        "title": "made up",
-        "kind": "files",
-        "access": "open",
-        "homepage": "https://example.org",
-        "urls": "[https://example.org/sst.nc]",
-        "variables": "{sst: {units: degC, long_name: Sea surface temperature}}",
-        "dims": "[time, x]",
-        "resolution": "coarse",
-        "period": "a day",
-        "size": "small",
-        "licence": "none",
-        "citation": "nobody",
-        "doi": "[10.1000/182]",
-        "engine": "netcdf4",
-    } | changes
-    return "made-up:\n" + "".join(f"  {k}: {v}\n" for k, v in keys.items() if v is not None)
-
-
-@pytest.fixture
-def use(monkeypatch):
-    """Make a catalog of the one entry that the keys say."""
-
-    def made(**changes):
-        entries = _catalog_file.read(entry_text(**changes), "test.yaml")
-        monkeypatch.setattr(catalog, "entries", lambda: entries)
-        return entries["made-up"]
-
-    return made
-
-
-def nothing_but(folder, *names):
-    return sorted(p.name for p in folder.iterdir()) == sorted(names) if folder.exists() else not names
 
 
 # What the catalog says
@@ -137,7 +46,7 @@ def test_an_entry_prints_what_a_user_must_know(name):
     for part in (entry.name, entry.variables[0].name, entry.doi[0], "licence", "cite", "checksum", *entry.urls):
         assert part in text
     assert entry.licence.split()[-1] in text
-    assert repr(entry) == f"Entry({name!r}: {entry.title})"
+    assert repr(entry) == text and text.startswith(f"{name}: {entry.title}\n")
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if catalog.info(n).kind == "files"])
@@ -208,7 +117,7 @@ def test_an_unknown_name_offers_the_nearest():
         ({"title": "a\n  title: b"}, "'title' stands twice"),
     ],
 )
-def test_an_entry_that_is_wrong_is_refused_by_name(changes, text):
+def test_an_entry_that_is_wrong_is_refused_by_name(changes, text, entry_text):
     with pytest.raises(ValueError, match=text):
         _catalog_file.read(entry_text(**changes), "test.yaml")
 
@@ -229,6 +138,13 @@ def test_the_file_of_the_package_comes_before_that_of_the_repository(tmp_path, m
     assert _catalog_file.catalog_file() == tmp_path / "datasets" / "catalog.yaml"
     (inside / "catalog.yaml").touch()
     assert _catalog_file.catalog_file() == inside / "catalog.yaml"
+
+
+def test_the_wheel_carries_the_catalog_where_the_package_looks_for_it():
+    root = Path(__file__).parents[2]
+    wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"datasets/catalog.yaml": "physml/data/catalog.yaml"}
+    assert Path(_catalog_file.__file__).parent.relative_to(root) == Path("physml/data")
 
 
 def test_importing_the_catalog_loads_neither_keras_nor_pooch():
@@ -255,7 +171,7 @@ def test_a_sample_is_the_same_each_time_and_holds_what_its_entry_says(name):
 
 
 @pytest.mark.parametrize("format", ["netcdf", "zarr"])
-def test_a_sample_written_and_read_is_the_sample(format, tmp_path):
+def test_a_sample_written_and_read_is_the_sample(format, tmp_path, nothing_but):
     path = catalog.sample_file("sst-levels-sample", tmp_path / "out", format=format)
     assert nothing_but(tmp_path / "out", path.name)
     read = xr.open_dataset if format == "netcdf" else xr.open_zarr
@@ -274,6 +190,13 @@ def test_a_sample_can_be_fetched_and_opened_in_chunks(data_folder):
     assert catalog.open("sst-sample", chunks={"time": 12}).sst.chunksizes["time"] == (12,) * 10
 
 
+def test_without_a_folder_that_is_set_files_lie_in_the_cache_of_the_user(monkeypatch):
+    import pooch
+
+    monkeypatch.delenv("PHYSML_DATA")
+    assert catalog.folder_of("ersst-v5") == Path(pooch.os_cache("physml")) / "ersst-v5"
+
+
 def test_what_is_no_sample_is_refused():
     with pytest.raises(ValueError, match=r"ersst-v5 is no sample. Expected: one of gyre-sample, sst-sample, "):
         catalog.sample_file("ersst-v5")
@@ -281,270 +204,3 @@ def test_what_is_no_sample_is_refused():
         catalog.sample_file("sst-sample", format="hdf")
     with pytest.raises(ValueError, match=r"sst-sample has no parameter 'year'. Expected: parameters among: none"):
         catalog.open("sst-sample", year=2000)
-
-
-# Files
-
-
-def test_a_file_comes_once_and_opens_lazily(server, netcdf, use, data_folder):
-    server.files["/sst.nc"] = netcdf
-    use(urls=f"[{server.url}/sst.nc]", changes="false", sha256=f"'{hashlib.sha256(netcdf).hexdigest()}'")
-    for _ in range(2):
-        with catalog.open("made-up", progress=False) as ds:
-            assert ds.sst.chunks is not None
-            np.testing.assert_array_equal(ds.sst, np.arange(6.0).reshape(2, 3))
-    assert server.asked == ["/sst.nc"]
-    assert nothing_but(data_folder / "made-up", "sst.nc")
-    assert catalog.fetch("made-up", progress=False) == [data_folder / "made-up" / "sst.nc"]
-    catalog.fetch("made-up", progress=False, overwrite=True)
-    assert server.asked == ["/sst.nc", "/sst.nc"]
-
-
-def test_a_progress_bar_goes_to_the_error_stream(server, netcdf, use, tmp_path, capsys):
-    server.files["/sst.nc"] = netcdf
-    use(urls=f"[{server.url}/sst.nc]")
-    catalog.fetch("made-up", tmp_path / "here")
-    out, err = capsys.readouterr()
-    assert out == "" and "sst.nc" in err
-
-
-@pytest.mark.parametrize("unpacked_on_the_way", [False, True])
-def test_a_packed_file_is_unpacked(server, netcdf, use, data_folder, unpacked_on_the_way):
-    server.files["/sst.nc.gz"] = netcdf if unpacked_on_the_way else gzip.compress(netcdf)
-    use(urls=f"[{server.url}/sst.nc.gz]", unpack="gzip")
-    with catalog.open("made-up", progress=False) as ds:
-        assert ds.sizes == {"time": 2, "x": 3}
-    assert nothing_but(data_folder / "made-up", "sst.nc")
-    assert (data_folder / "made-up" / "sst.nc").read_bytes() == netcdf
-
-
-def test_several_files_open_as_one_and_without_parameters_all_that_are_there(server, use, tmp_path, data_folder):
-    for year in (2001, 2002, 2003):
-        path = tmp_path / "one.nc"
-        xr.Dataset({"sst": ("time", [float(year)])}, {"time": [year]}).to_netcdf(path)
-        server.files[f"/sst.{year}.nc"] = path.read_bytes()
-    use(
-        urls=f"['{server.url}/sst.{{year}}.nc']",
-        parameters="{year: {meaning: the year, first: 2001, last: 2003}}",
-        combine="{combine: by_coords, data_vars: minimal, coords: minimal, compat: override, join: exact}",
-    )
-    with catalog.open("made-up", year=[2001, 2003], progress=False) as ds:
-        assert ds.sst.values.tolist() == [2001, 2003]
-    with catalog.open("made-up", download=False) as ds:
-        assert ds.sst.values.tolist() == [2001, 2003]
-    with catalog.open("made-up", year=2003, download=False) as ds:
-        assert ds.sst.values.tolist() == [2003]
-    with pytest.raises(FileNotFoundError, match=r"no file of made-up lies in .*sst\.2002\.nc"):
-        catalog.open("made-up", year=2002, download=False)
-    assert server.asked == ["/sst.2001.nc", "/sst.2003.nc"]
-    for wrong, text in (
-        ({"year": 2004}, r"made-up has no year=2004. Expected: an integer from 2001 to 2003"),
-        ({"year": True}, "made-up has no year=True"),
-        ({"year": []}, "made-up has an empty year"),
-        ({"yaer": 2001}, r"made-up has no parameter 'yaer'; did you mean 'year'\?"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            catalog.open("made-up", **wrong)
-    with pytest.raises(ValueError, match=r"made-up needs year=, the year. .* Remedy: pass year=2001"):
-        catalog.fetch("made-up")
-
-
-def test_a_file_laid_there_by_hand_is_found(netcdf, use, data_folder):
-    use()
-    (data_folder / "made-up").mkdir(parents=True)
-    (data_folder / "made-up" / "sst.nc").write_bytes(netcdf)
-    with catalog.open("made-up", download=False) as ds:
-        assert "sst" in ds
-    with catalog.open("made-up", data_folder / "made-up", chunks=None) as ds:
-        assert ds.sst.chunks is None
-
-
-def test_the_index_of_argo_becomes_a_dataset(server, monkeypatch):
-    lines = [
-        "# Title : Profile directory file of the Argo Global Data Assembly Center",
-        "# Date of update : 20260907162415",
-        "file,date,latitude,longitude,ocean,profiler_type,institution,date_update",
-        "aoml/13857/profiles/D13857_001.nc,19970729200300,0.267,-16.032,A,845,AO,20260220143529",
-        "aoml/13857/profiles/D13857_002.nc,,,99999.000,,845,AO,20260220143530",
-    ]
-    server.files["/ar_index_global_prof.txt.gz"] = gzip.compress("\n".join(lines).encode())
-    known = _catalog_file.entries()
-    moved = _entries.dataclasses.replace(known["argo-index"], urls=(f"{server.url}/ar_index_global_prof.txt.gz",))
-    monkeypatch.setattr(catalog, "entries", lambda: {"argo-index": moved})
-    ds = catalog.open("argo-index", progress=False)
-    assert ds.sizes == {"profile": 2}
-    assert ds.time.values[0] == np.datetime64("1997-07-29T20:03:00") and np.isnat(ds.time.values[1])
-    assert ds.longitude.values[0] == -16.032 and np.isnan(ds.longitude.values[1])
-    assert ds.ocean.values.tolist() == ["A", ""]
-    assert {v.name for v in moved.variables} <= set(ds.variables)
-
-
-# What can go wrong
-
-
-def test_an_address_that_refuses_says_how_to_fetch_by_hand(server, use, data_folder):
-    use(urls=f"[{server.url}/sst.nc]")
-    place = data_folder / "made-up" / "sst.nc"
-    with pytest.raises(ConnectionError) as error:
-        catalog.open("made-up", progress=False)
-    text = str(error.value)
-    assert text.startswith(
-        f"sst.nc could not be fetched from {server.url}/sst.nc. Expected: the whole file. Received: "
-    )
-    assert "HTTPError: 404" in text
-    assert f"so that it lies at {place}: curl -fL --create-dirs -o '{place}' '{server.url}/sst.nc'" in text
-    assert nothing_but(place.parent)
-
-
-def test_no_network_is_one_clear_error(use, data_folder):
-    # Port 9 of this machine answers nobody.
-    use(urls="[http://127.0.0.1:9/sst.nc.gz]", unpack="gzip")
-    with pytest.raises(ConnectionError, match=r"Connection refused.*curl -fL .* && gunzip -f '.*sst\.nc\.gz'"):
-        catalog.open("made-up", progress=False)
-    assert nothing_but(data_folder / "made-up")
-
-
-@pytest.mark.parametrize("there", [False, True])
-def test_a_download_that_breaks_off_leaves_nothing_new(server, netcdf, use, data_folder, there):
-    server.files["/sst.nc"] = netcdf
-    use(urls=f"[{server.url}/sst.nc]")
-    if there:
-        catalog.fetch("made-up", progress=False)
-    server.cut = len(netcdf) // 2
-    with pytest.raises(ConnectionError, match=r"sst.nc could not be fetched .* IncompleteRead"):
-        catalog.fetch("made-up", progress=False, overwrite=True)
-    assert nothing_but(data_folder / "made-up", *(["sst.nc"] if there else []))
-    server.cut = None
-    catalog.fetch("made-up", progress=False)
-    assert (data_folder / "made-up" / "sst.nc").read_bytes() == netcdf
-
-
-def test_an_interrupt_leaves_nothing_behind(use, data_folder, monkeypatch):
-    import pooch
-
-    def interrupted(self, url, target, pooch_, check_only=False):
-        Path(target).write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", interrupted)
-    use()
-    with pytest.raises(KeyboardInterrupt):
-        catalog.fetch("made-up", progress=False)
-    assert nothing_but(data_folder / "made-up")
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_file_cut_short_unnoticed_is_refused(server, netcdf, use, data_folder, packed):
-    content = gzip.compress(netcdf) if packed else netcdf
-    server.files["/sst.nc"] = server.files["/sst.nc.gz"] = content
-    server.tell_length, server.cut = False, len(content) // 2
-    use(urls=f"[{server.url}/sst.nc{'.gz' if packed else ''}]", **({"unpack": "gzip"} if packed else {}))
-    with pytest.raises(ValueError, match=r"sst.nc came damaged, cut short or as something else .* bytes: .* curl -fL"):
-        catalog.open("made-up", progress=False)
-    assert nothing_but(data_folder / "made-up")
-
-
-def test_a_page_of_a_login_is_not_taken_for_data(server, use, data_folder):
-    server.files["/sst.nc"] = b"<!DOCTYPE html><html>Please log in</html>"
-    use(urls=f"[{server.url}/sst.nc]")
-    with pytest.raises(ValueError, match="Received: 41 bytes of an HTML page: "):
-        catalog.open("made-up", progress=False)
-    assert nothing_but(data_folder / "made-up")
-
-
-def test_another_checksum_is_refused(server, netcdf, use, data_folder):
-    server.files["/sst.nc"] = netcdf
-    use(urls=f"[{server.url}/sst.nc]", changes="false", sha256="'" + 64 * "0" + "'")
-    found = hashlib.sha256(netcdf).hexdigest()
-    with pytest.raises(
-        ValueError,
-        match=rf"is not the file that is known .*sha256 {64 * '0'}. Received: sha256 {found}, {len(netcdf)} bytes",
-    ):
-        catalog.open("made-up", progress=False)
-    assert nothing_but(data_folder / "made-up")
-
-
-def test_a_file_without_the_variables_is_refused(server, netcdf, use):
-    server.files["/sst.nc"] = netcdf
-    use(urls=f"[{server.url}/sst.nc]", variables="{salt: {units: '1', long_name: Salinity}}")
-    with pytest.raises(ValueError, match="none of salt is in it"):
-        catalog.open("made-up", progress=False)
-
-
-def test_a_damaged_file_that_lies_there_is_named(netcdf, use, data_folder):
-    use()
-    (data_folder / "made-up").mkdir(parents=True)
-    (data_folder / "made-up" / "sst.nc").write_bytes(netcdf[:100])
-    with pytest.raises(
-        ValueError, match=r"sst.nc cannot be read. Expected: a file of made-up, whole. Received: 100 bytes"
-    ):
-        catalog.open("made-up")
-
-
-def test_data_that_need_an_account_say_how_and_open_once_they_are_there(data_folder, netcdf):
-    for call in (catalog.open, catalog.fetch):
-        with pytest.raises(PermissionError) as error:
-            call("glorys12")
-        text = str(error.value)
-        assert "needs an account at https://data.marine.copernicus.eu" in text
-        assert "copernicusmarine subset --dataset-id cmems_mod_glo_phy_my_0.083deg_P1D-m" in text
-        assert f"--output-directory '{data_folder / 'glorys12'}'" in text
-    (data_folder / "glorys12").mkdir(parents=True)
-    for day in range(2):
-        ds = xr.Dataset({"thetao": ("time", [float(day)])}, {"time": [np.datetime64("2005-01-01", "ns") + day]})
-        ds.to_netcdf(data_folder / "glorys12" / f"cmems_{day}.nc")
-    with catalog.open("glorys12") as ds:
-        assert ds.thetao.values.tolist() == [0.0, 1.0]
-
-
-def test_a_store_is_opened_from_its_copy_or_its_address_and_is_not_fetched(data_folder, monkeypatch):
-    name = "cmip6-gfdl-esm4-tos"
-    with pytest.raises(
-        ValueError, match=r"is a zarr store of 3.3 GB .*, which is opened in place.*aws s3 cp --recursive"
-    ):
-        catalog.fetch(name)
-    copy = data_folder / name / "v20190726"
-    xr.Dataset({"tos": ("time", [1.0, 2.0])}).to_zarr(copy, consolidated=False)
-    ds = catalog.open(name, consolidated=False)
-    assert ds.tos.chunks is not None and ds.tos.values.tolist() == [1.0, 2.0]
-
-
-def test_a_store_on_a_web_server_opens_through_fsspec(use, tmp_path):
-    pytest.importorskip("fsspec")
-    xr.Dataset({"sst": ("time", [1.0, 2.0])}).to_zarr(tmp_path / "s.zarr", consolidated=False)
-    use(kind="zarr", engine="zarr", urls=f"['file://{tmp_path}/s.zarr']", by_hand="cp '{folder}'")
-    ds = catalog.open("made-up", consolidated=False)
-    assert ds.sst.values.tolist() == [1.0, 2.0]
-
-
-def test_a_store_out_of_reach_is_one_clear_error(use, tmp_path, data_folder):
-    use(kind="zarr", engine="zarr", urls=f"['file://{tmp_path}/none.zarr']", by_hand="cp -r none.zarr '{folder}/'")
-    place = data_folder / "made-up"
-    with pytest.raises(ConnectionError) as error:
-        catalog.open("made-up", consolidated=False)
-    text = str(error.value)
-    assert text.startswith(
-        f"made-up could not be opened at file://{tmp_path}/none.zarr. Expected: the zarr store there."
-    )
-    assert f"so that it lies at {place / 'none.zarr'}: cp -r none.zarr '{place}/'" in text
-
-
-def test_a_bucket_without_its_package_says_which(use, monkeypatch):
-    from physml.data import _opening
-
-    monkeypatch.setattr(_opening, "find_spec", lambda name: None)
-    with pytest.raises(
-        ImportError, match=r"needs the package gcsfs. .* Remedy: pip install 'physml\[cloud\]', or copy"
-    ):
-        catalog.open("weatherbench2-era5-64x32")
-
-
-def test_a_bucket_out_of_reach_is_told_at_once(monkeypatch):
-    from physml.data import _opening
-
-    monkeypatch.setattr(_opening, "find_spec", lambda name: True)
-    monkeypatch.setattr(_opening, "_PROTOCOLS", {"gs": ("gcsfs", "http://127.0.0.1:9")})
-    with pytest.raises(
-        ConnectionError, match=r"weatherbench2-era5-64x32 could not be opened at gs://.*gsutil -m cp -r"
-    ):
-        catalog.open("weatherbench2-era5-64x32")

@@ -79,6 +79,13 @@ def test_the_noise_has_its_spread_and_memory_in_every_latitude():
     assert np.mean(noise[3:] * noise[:-3]) / np.mean(noise**2) == pytest.approx(np.exp(-1), abs=0.05)
 
 
+def test_the_noise_is_smooth_across_the_date_line():
+    noise = sst._noise(0, 0, 600, (18, 36))
+    across = np.corrcoef(noise[..., 0].ravel(), noise[..., -1].ravel())[0, 1]
+    within = np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]
+    assert across == pytest.approx(within, abs=0.03) and within > 0.9
+
+
 def test_levels_keep_the_surface_and_calm_down_with_depth():
     ds = sst.simulate(n_years=2, shape=(12, 24), members=2, depths=[0, 50, 500])
     assert ds.temp.dims == ("member", "time", "depth", "lat", "lon")
