@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 import xarray as xr
@@ -72,16 +71,16 @@ def test_what_is_wrong_is_one_message(words, text, capsys):
     assert out == "" and err.startswith(text) and err.count("\n") == 1
 
 
-def test_data_loads_no_network_library_and_answers_within_two_seconds():
+def test_data_loads_no_network_library_and_adds_little_to_the_import_of_xarray():
     code = (
-        "import sys; from physml.cli import main; main(['data', 'list']);"
+        "import sys, time, xarray; start = time.perf_counter(); from physml.cli import main; main(['data', 'list']);"
+        "print(time.perf_counter() - start);"
         "print([m for m in ('keras', 'tensorflow', 'pooch', 'matplotlib') if m in sys.modules])"
     )
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
-        assert done.stdout.splitlines()[-1] == "[]"
-    # The quickest of three: the others measure who else is at work.
-    assert min(seconds) < 2
+        *_, took, loaded = done.stdout.splitlines()
+        assert loaded == "[]"
+        seconds.append(float(took))
+    assert min(seconds) < 1
