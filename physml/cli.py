@@ -1,10 +1,11 @@
-"""The ``physml`` command: demo, train, predict."""
+"""The ``physml`` command: demo, train, predict, data."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from physml.provenance import package_version
 
@@ -34,6 +35,18 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("data", nargs="+", metavar="DATA", help="netCDF files or a zarr store")
     predict.add_argument("--out", required=True, metavar="FILE", help="*.nc or *.zarr")
     predict.add_argument("--overwrite", action="store_true", help="replace FILE")
+
+    data = commands.add_parser("data", help="public data by name, and small samples that need no network")
+    verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
+    listed = verbs.add_parser("list", help="list what there is")
+    listed.add_argument("words", nargs="*", metavar="WORD", help="only entries that hold every word")
+    show = verbs.add_parser("show", help="show variables, licence, citation, address of one data set")
+    show.add_argument("name", metavar="NAME")
+    fetch = verbs.add_parser("fetch", help="fetch the files of one data set, or write a sample, and print their paths")
+    fetch.add_argument("name", metavar="NAME")
+    fetch.add_argument("parameters", nargs="*", metavar="KEY=VALUE[,VALUE...]", help="such as year=2019,2020")
+    fetch.add_argument("--to", metavar="DIR", help="folder for the files, instead of $PHYSML_DATA/NAME or the cache")
+    fetch.add_argument("--overwrite", action="store_true", help="fetch again what is there")
     return top
 
 
@@ -53,7 +66,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _data(options: argparse.Namespace) -> int:
+    from physml.data import catalog
+
+    if options.verb == "list":
+        found = catalog.search(" ".join(options.words))
+        if not found:
+            print(f"physml: no data set holds {' '.join(options.words)!r}; physml data list shows all", file=sys.stderr)
+            return 1
+        print(catalog.table(found))
+        return 0
+    if options.verb == "show":
+        print(catalog.info(options.name))
+        return 0
+    entry = catalog.info(options.name)
+    values: dict[str, Any] = dict(entry.parse(text) for text in options.parameters)
+    for path in catalog.fetch(options.name, options.to, overwrite=options.overwrite, **values):
+        print(path)
+    return 0
+
+
 def _run(options: argparse.Namespace) -> int:
+    if options.command == "data":
+        return _data(options)
     from physml.run.quiet import start_backend
 
     if options.command == "demo":

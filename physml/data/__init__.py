@@ -1,4 +1,4 @@
-"""Data: splitting in time, scaling, and batches for Keras."""
+"""Data: splitting in time, scaling, batches for Keras, and a catalog of public data."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "catalog":
+        from importlib import import_module
+
+        return import_module("physml.data.catalog")
     if name in _HOMES:
         from importlib import import_module
 

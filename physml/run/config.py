@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from physml import _yaml
 from physml._errors import closest, describe
-from physml.run import _yaml
 from physml.run._schema import Key, keys, problems
 
 _PATHS = (("data", "path"), ("output", "directory"))
