@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from physml import _matching, _packing, grid
+from physml import _matching, _packing, calendar, grid
 from physml._errors import closest, describe
 from physml.fields import FieldSpec, Role
 from physml.timeaxis import TimeStep, check_axis, find_step
@@ -73,6 +73,7 @@ class Layout:
     @classmethod
     def of(cls, spec: FieldSpec, ds: xr.Dataset) -> Layout:
         """Bind *spec* to *ds*; see :meth:`FieldSpec.bind`."""
+        ds = calendar.complete(ds, spec.inputs, spec.sample_dim)
         variables: dict[str, Variable] = {}
         samples = {spec.sample_dim, *spec.members}  # type: ignore[misc]
         _check_dimensions(spec, ds)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import xarray as xr
 
+from physml import calendar
 from physml._errors import describe
 from physml.fields import FieldSpec, Role
 from physml.layout import Layout
@@ -67,7 +68,8 @@ class Batches(keras.utils.PyDataset):
             raise ValueError(
                 describe("batch_size is not positive", expected=">= 1", received=batch_size, remedy="batch_size=32")
             )
-        self.ds = ds
+        names = spec.spec if isinstance(spec, Layout) else spec
+        self.ds = ds = calendar.complete(ds, names.inputs, names.sample_dim)
         self.layout = spec if isinstance(spec, Layout) else spec.bind(ds)
         self.batch_size, self.shuffle, self.seed, self.drop_remainder = batch_size, shuffle, seed, drop_remainder
         self.dtype = dtype
