@@ -165,7 +165,7 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
     parts, means = read(config, spec)
     sizes = ", ".join(f"{p.sizes[spec.sample_dim]} {n}" for n, p in parts.items())
     say(f"data: steps of {spec.sample_dim!r}: {sizes}")
-    scaling = Scaling.fit(parts["train"], spec)
+    scaling = Scaling.fit(parts["train"], spec, method=config.scaling.method, by=config.scaling.by, progress=True)
     model = make_model(config, scaling, means)
     say(f"network: {config.network.name}, {model.count_params():,} parameters")
     # A folder that cannot be written fails here, not after the training.
