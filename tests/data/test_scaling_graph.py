@@ -11,6 +11,7 @@ from keras import ops
 from physml import FieldSpec, Scaling, _backend
 from physml.data._scaling_graph import ScalingGraph
 
+
 @pytest.fixture(autouse=True)
 def float64():
     with _backend.float64():
