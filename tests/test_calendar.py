@@ -92,6 +92,14 @@ def test_they_are_channels_of_every_sample_broadcast_over_space(sst):
     assert physml.predict(model, sst).temp.sizes["time"] == 23  # a later month is needed: one sample less
 
 
+def test_the_grid_is_that_of_the_fields_whatever_comes_first(sst):
+    series = sst.assign(co2=("time", np.arange(24.0)))
+    layout = FieldSpec(["time.month", "co2", "salt"], "salt").bind(series)
+    assert (layout.space, layout.shape) == (("lat", "lon"), (4, 6))
+    packed = layout.pack(series, "inputs")
+    np.testing.assert_array_equal(packed.isel(channel=1, lat=2, lon=3), series.co2)
+
+
 def test_the_sample_dimension_may_have_another_name(sst):
     ds = sst.rename(time="when")
     spec = FieldSpec(["salt", "when.month"], "salt", sample_dim="when", mask="wet")

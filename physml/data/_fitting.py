@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,9 +47,12 @@ def fit(
     """Return the statistics; *months* [1 to 12] of the samples where statistics are wanted by month."""
     import dask
 
+    sample = layout.spec.sample_dim
+    axis = ds[sample] if sample in ds.coords else None
+    pair = cache(partial(pairs, axis, layout.step))
     tasks: dict[Any, _Task] = {}
     for name in methods:
-        tasks |= {(name, *key): task for key, task in _tasks(layout, ds, name, methods[name], months).items()}
+        tasks |= {(name, *key): task for key, task in _tasks(layout, ds, name, methods[name], months, pair).items()}
     lazy: dict[Any, Any] = {
         k: moments(*t, method=methods[k[0]] if k[1] == "values" else None) for k, t in tasks.items()
     }
@@ -72,7 +76,7 @@ def fit(
 
 
 def _tasks(
-    layout: Layout, ds: xr.Dataset, name: str, method: Method, months: np.ndarray | None
+    layout: Layout, ds: xr.Dataset, name: str, method: Method, months: np.ndarray | None, pair: Any
 ) -> dict[tuple[str, int | None], _Task]:
     """Return the statistics of one variable by kind ("values", "change", "values by month", ...) and offset."""
     spec, known = layout.spec, layout.variables[name]
@@ -84,12 +88,11 @@ def _tasks(
     }
     if sample not in known.dims:
         return found
-    axis = ds[sample] if sample in ds.coords else None
     by_month = is_monthly(layout, name) and months is not None
     if by_month:
         assert months is not None
         for offset in offsets(layout, name):
-            earlier, later = pairs(axis, layout.step, len(da), offset)
+            earlier, later = pair(len(da), offset)
             groups = np.full(len(da), -1)
             groups[later] = months[earlier] - 1
             found["values", offset] = _Task(da, valid, groups, 12, depth)
@@ -100,7 +103,7 @@ def _tasks(
         else:
             state = da.variable.astype("float64")
         for offset in spec.offsets("targets", name):
-            earlier, later = pairs(axis, layout.step, len(da), offset)
+            earlier, later = pair(len(da), offset)
             # Neighbouring blocks are needed for the difference; the graph still reads every block once.
             change = xr.DataArray(state.isel({sample: later}) - state.isel({sample: earlier}))
             found["change", offset] = _Task(change, valid, np.zeros(len(change), int), 1, depth)
