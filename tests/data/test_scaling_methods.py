@@ -88,11 +88,13 @@ def test_changes_are_those_of_transformed_values():
 @settings(max_examples=20)
 @given(
     method=st.sampled_from(["standard", "minmax", "robust", "log:1e-5", "sqrt"]),
-    chunks=st.fixed_dictionaries({d: st.integers(1, n) for d, n in (("time", 40), ("lev", 3), ("y", 3), ("x", 5))}),
+    chunks=st.fixed_dictionaries(
+        {d: st.integers(least, n) for d, least, n in (("time", 1, 9), ("lev", 1, 3), ("y", 2, 3), ("x", 2, 5))}
+    ),
     seed=st.integers(0, 3),
 )
 def test_any_chunks_give_the_same_scaling(method, chunks, seed):
-    ds = weather(seed=seed)
+    ds = weather(9, seed)
     eager, lazy = (Scaling.fit(d, SPEC, method=method) for d in (ds, ds.chunk(chunks)))
     for what in ("mean", "std", "increment"):
         for name, value in getattr(eager, what).items():
@@ -100,7 +102,7 @@ def test_any_chunks_give_the_same_scaling(method, chunks, seed):
 
 
 @settings(max_examples=10)
-@given(seed=st.integers(0, 100), chunks=st.integers(1, 40))
+@given(seed=st.integers(0, 100), chunks=st.integers(5, 40))
 def test_quartiles_too_large_to_hold_come_within_the_bound_that_is_documented(seed, chunks):
     ds = weather(seed=seed)
     ds["temp"] = ds.temp * np.float32(1 + 1e3 * (seed % 2))
