@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from physml import grid
+from physml import calendar, grid
 from physml._errors import describe
 from physml.fields import Role
 from physml.provenance import same_units
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def check(layout: Layout, ds: xr.Dataset, role: Role, *, whole_window: bool = False, gaps: bool = False) -> None:
     """See :meth:`physml.layout.Layout.check`."""
+    ds = calendar.complete(ds, getattr(layout.spec, role), layout.spec.sample_dim)
     for name in getattr(layout.spec, role):
         check_variable(layout, grid.variable(ds, name, role[:-1]), role[:-1])
     check_grid(layout, ds)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from physml import calendar
 from physml._errors import describe
 from physml.fields import Role
 from physml.timeaxis import shift, step_of
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
 def pack(layout: Layout, ds: xr.Dataset, role: Role, *, whole_window: bool = False) -> xr.DataArray:
     """See :meth:`physml.layout.Layout.pack`."""
-    layout.check(ds, role, whole_window=whole_window)
     spec = layout.spec
+    ds = calendar.complete(ds, getattr(spec, role), spec.sample_dim)
+    layout.check(ds, role, whole_window=whole_window)
     at = layout.samples(ds, None if whole_window else role)
     if not at:
         low, high = spec.window(None if whole_window else role)

@@ -47,7 +47,8 @@ class FieldSpec:
     ----------
     inputs, targets
         Names of variables. Channels follow this order: variable, then offset, then level. A variable without
-        *sample_dim* (bathymetry) is repeated for every sample.
+        *sample_dim* (bathymetry) is repeated for every sample. Inputs may be parts of the date by name, such as
+        ``"time.month"`` or ``"time.dayofyear.sin"``: see :mod:`physml.calendar`.
     sample_dim
         Dimension along which samples are counted, usually time.
     input_offsets, target_offsets

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import xarray as xr
 
-from physml import _matching, _packing, grid
+from physml import _matching, _packing, calendar, grid
 from physml._errors import describe
 from physml.data.batches import fill_masked
 from physml.fields import FieldSpec
@@ -183,7 +183,8 @@ def rollout(
     steps
         Number of steps.
     forcing
-        The inputs that are no targets, at every time a step begins. Inputs without sample dimension may be in either Dataset.
+        The inputs that are no targets, at every time a step begins. Inputs without sample dimension may be in either Dataset;
+        parts of the date (``"time.month"``) follow from the start and the step.
     batch_size
         Rows (members) given to the network at a time.
 
@@ -222,7 +223,9 @@ def rollout(
 
     names = list(spec.targets)
     driven = [n for n in spec.inputs if n not in names]
-    sources = {n: _source(n, layout, initial, forcing) for n in driven}
+    dated = calendar.virtual(driven, sample, forcing)
+    sources = {n: _source(n, layout, initial, forcing) for n in driven if n not in dated}
+    sources |= _calendar(dated, layout, start, step, steps * stride)
     members = _members(initial, forcing, layout)
     outer = members | dict(zip(layout.space, layout.shape, strict=True))
     kind = model.compute_dtype
@@ -340,6 +343,28 @@ def _source(name: str, layout: Layout, initial: xr.Dataset, forcing: xr.Dataset 
             remedy="pass forcing with all inputs that are not predicted",
         )
     )
+
+
+def _calendar(
+    names: list[str], layout: Layout, start: np.ndarray | None, step: TimeStep | None, steps: int
+) -> dict[str, xr.DataArray]:
+    """Return the parts of the date among the inputs, over the dates of the roll-out and of the windows around them."""
+    if not names:
+        return {}
+    sample = layout.spec.sample_dim
+    if start is None or step is None:
+        raise ValueError(
+            describe(
+                f"rollout: {names[0]!r} needs the dates of the steps",
+                expected=f"initial with dates along {sample!r}, and a model trained on a constant step",
+                received="no dates" if start is None else "no step",
+                remedy=f"initial.assign_coords({sample}=...), or forcing with {names[0]!r}",
+            )
+        )
+    offsets = [o for n in names for o in layout.spec.offsets("inputs", n)]
+    axis = np.concatenate([shift(start, step, k) for k in range(min(*offsets, 0), steps + max(*offsets, 0))])
+    dates = calendar.complete(xr.Dataset(coords={sample: axis}), names, sample)
+    return {n: dates[n] for n in names}
 
 
 def _positions(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from physml import _matching, _packing, grid
+from physml import _matching, _packing, calendar, grid
 from physml._errors import closest, describe
 from physml.fields import FieldSpec, Role
 from physml.timeaxis import TimeStep, check_axis, usual_step
@@ -51,7 +51,7 @@ class Layout:
     Attributes
     ----------
     space, shape
-        Names and sizes of the space dimensions, in the order of the first input.
+        Names and sizes of the space dimensions, in the order of the first input that has them all.
     variables
         What is remembered of every input and target.
     step
@@ -73,6 +73,7 @@ class Layout:
     @classmethod
     def of(cls, spec: FieldSpec, ds: xr.Dataset) -> Layout:
         """Bind *spec* to *ds*; see :meth:`FieldSpec.bind`."""
+        ds = calendar.complete(ds, spec.inputs, spec.sample_dim)
         variables: dict[str, Variable] = {}
         if spec.sample_dim in ds.coords:
             check_axis(ds[spec.sample_dim], "FieldSpec")
@@ -94,10 +95,11 @@ class Layout:
             if name in spec.targets and spec.sample_dim not in da.dims:
                 raise ValueError(_no_sample_dim(spec.sample_dim, name, da))
             variables[name] = _variable(da, spec)
-        first = next((n for n, da in fields.items() if spec.sample_dim in da.dims), None)
-        if first is None:
+        moving = [n for n, da in fields.items() if spec.sample_dim in da.dims]
+        if not moving:
             raise ValueError(_no_sample_dim(spec.sample_dim, spec.inputs[0], ds[spec.inputs[0]]))
         flat = {n: tuple(str(d) for d in da.dims if d not in {*samples, *spec.levels}) for n, da in fields.items()}  # type: ignore[misc]
+        first = max(moving, key=lambda n: len(flat[n]))  # a series of numbers, such as the month, lies nowhere
         space = flat[first]
         for name, here in flat.items():
             if not set(here) <= set(space):

@@ -17,6 +17,7 @@ from physml.constraints.base import Constraint
 from physml.constraints.combine import Constraints
 from physml.constraints.layer import concatenate
 from physml.constraints.transport import Transport
+from physml.data._scaling_graph import ScalingGraph
 from physml.data.batches import Batches, EpochOf
 from physml.data.scaling import Scaling
 from physml.fields import FieldSpec
@@ -32,8 +33,9 @@ class FieldModel(keras.Model):
     the constraints. All of it is the graph of one ``keras.Model``, so ``compile``, ``fit``, ``predict`` and ``save`` work as
     for any other; one ``.keras`` file holds network, spec, scaling, masks, constraints and provenance.
 
-    Losses and metrics see targets and predictions in scaled units (divided by the standard deviation of the target, or of its
-    change with *increment*), so that pressure in Pa does not drown humidity in kg kg-1.
+    Losses and metrics see targets and predictions in scaled units (transformed where the scaling transforms them, divided by
+    the standard deviation of the target, or of its change with *increment*), so that pressure in Pa does not drown humidity
+    in kg kg-1.
 
     Parameters
     ----------
@@ -50,7 +52,8 @@ class FieldModel(keras.Model):
         Turns the network's output into physical fields in place of the unscaling, such as :class:`physml.Transport`.
     increment
         The network predicts the change of each target from its value among the inputs, scaled by the standard deviation of
-        that change, so that float32 keeps small anomalies of large fields.
+        that change, so that float32 keeps small anomalies of large fields. Of a target that the scaling transforms it is the
+        change of the transformed value: growth for a logarithm, so that a positive field stays positive.
     penalties
         Laws whose violation joins the loss (soft), with *penalty* as weight.
     penalty
@@ -136,17 +139,9 @@ class FieldModel(keras.Model):
         """Hold a layout, and everything derived from it and the scaling, as arrays."""
         self.layout = layout
         self.scaling = Scaling.from_config(scaling, layout)
-        kind = self.compute_dtype
-
-        def vector(what: str, role: Any) -> np.ndarray:
-            return self.scaling.vector(what, role).astype(kind)
-
-        self._mean_in, self._std_in = vector("mean", "inputs"), vector("std", "inputs")
-        self._mean_out, self._std_out = vector("mean", "targets"), vector("std", "targets")
-        self.loss_scale = vector("increment", "targets") if self.increment else self._std_out
-        """What a scaled unit is in physical units, by target channel."""
-        if self.increment:
-            self._states = [layout.where("inputs", n, 0) for n in layout.spec.targets]
+        self._scale = ScalingGraph(self.scaling, self.increment, self.compute_dtype)
+        self.loss_scale = self._scale.unit
+        """What a scaled unit is in physical (or transformed) units, by target channel, over all months."""
         valid_in, valid_out = layout.valid("inputs"), layout.valid("targets")
         self._valid_in = None if valid_in.all() else valid_in
         self._valid_out = None if valid_out.all() else valid_out
@@ -200,10 +195,8 @@ class FieldModel(keras.Model):
                     remedy="physml.predict(model, ds), or model.layout.pack(ds, 'inputs')",
                 )
             )
-        x = ops.cast(inputs, self.compute_dtype)
-        if self._valid_in is not None:
-            x = ops.where(self._valid_in, x, ops.zeros_like(x))
-        z = (x - self._mean_in) / self._std_in
+        x = self._physical(inputs)
+        z = self._scale.inputs(x)
         if self._valid_in is not None:
             z = ops.where(self._valid_in, z, ops.zeros_like(z))
         if self.head is not None:
@@ -211,10 +204,8 @@ class FieldModel(keras.Model):
         n = ops.cast(self.network(z, training=training), self.compute_dtype)
         if self.head is not None:
             y = ops.cast(self.head(n, x), self.compute_dtype)
-        elif self.increment:
-            y = self._state(x) + n * self.loss_scale
         else:
-            y = n * self._std_out + self._mean_out
+            y = self._scale.outputs(n, x)
         y = self._masked(y)
         if len(self.constraints) or len(self.penalties):
             fields_in = self.layout.split(x, "inputs")
@@ -226,12 +217,10 @@ class FieldModel(keras.Model):
                 y = self._masked(concatenate(moved, self.layout))
         return y
 
-    def _state(self, x: Any) -> Any:
-        """Return every target's value at offset 0, repeated for its target offsets, ``[batch, *space, target channel]``."""
-        parts = []
-        for name, where in zip(self.layout.spec.targets, self._states, strict=True):
-            parts += [x[..., where]] * len(self.layout.spec.offsets("targets", name))
-        return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
+    def _physical(self, inputs: Any) -> Any:
+        """Return the inputs in the type of the graph, masked cells 0."""
+        x = ops.cast(inputs, self.compute_dtype)
+        return x if self._valid_in is None else ops.where(self._valid_in, x, ops.zeros_like(x))
 
     def _masked(self, y: Any) -> Any:
         return y if self._valid_out is None else ops.where(self._valid_out, y, ops.zeros_like(y))
@@ -245,11 +234,12 @@ class FieldModel(keras.Model):
 
     # losses and metrics in scaled units -------------------------------------------------------------------------------
 
-    def _scaled(self, y: Any, sample_weight: Any) -> Any:
+    def _scaled(self, y: Any, sample_weight: Any, x: Any) -> Any:
         """Return targets in the units of the loss; masked cells 0; a last axis of 1 where weights differ by channel."""
         y = self._masked(ops.cast(y, self.compute_dtype))
         if self.loss_units == "scaled":
-            y = self._masked((y - self._mean_out) / self.loss_scale)
+            dated = None if x is None or self._scale.by is None else self._physical(x)
+            y = self._masked(self._scale.targets(y, dated))
         by_channel = sample_weight is not None and len(sample_weight.shape) == len(y.shape) and y.shape[-1] > 1
         return ops.expand_dims(y, -1) if by_channel else y
 
@@ -258,13 +248,13 @@ class FieldModel(keras.Model):
     ) -> Any:
         """Return the compiled loss of scaled targets, plus penalties."""
         if y is not None and y_pred is not None:
-            y, y_pred = self._scaled(y, sample_weight), self._scaled(y_pred, sample_weight)
+            y, y_pred = (self._scaled(v, sample_weight, x) for v in (y, y_pred))
         return super().compute_loss(x, y, y_pred, sample_weight, training=training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Return the compiled metrics of scaled targets."""
         if y is not None and y_pred is not None:
-            y, y_pred = self._scaled(y, sample_weight), self._scaled(y_pred, sample_weight)
+            y, y_pred = (self._scaled(v, sample_weight, x) for v in (y, y_pred))
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     # saving -----------------------------------------------------------------------------------------------------------

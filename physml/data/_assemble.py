@@ -159,7 +159,7 @@ class Assembler:
                 raise missing_value(self.layout, role, bad, when(i))
             item[bad] = 0
             if role == "targets":
-                w[i][bad] = 0
+                w[i][bad if w[i].ndim == bad.ndim else bad[..., 0]] = 0
         if role == "inputs" and fill != 0:
             if bad is not None:
                 item[bad] = fill

@@ -149,8 +149,7 @@ class Source:
             part = _take(raw, piece.taken)
             values = part if piece.segment is None else piece.segment.decode(part)
         except Exception as error:  # whatever a store raises, the reader is told which variable it was
-            renamed = named(xr.Variable((), 0), self.name, error)
-            raise renamed from (error if renamed is not error else error.__cause__)
+            raise named(self.name, error) from error
         if target is not None:
             np.copyto(target, values, casting="unsafe")
         else:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from physml._errors import describe
 
@@ -109,11 +108,12 @@ class Dask(Stored):
 def _has_client() -> bool:
     import sys
 
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
+    # Another thread may be importing it just now: then there is no client yet.
+    get_client = getattr(sys.modules.get("distributed"), "get_client", None)
+    if get_client is None:
         return False
     try:
-        distributed.get_client()
+        get_client()
     except ValueError:
         return False
     return True
@@ -148,10 +148,8 @@ def broken(where: str, chunk: Sequence[int], expected: object, received: object)
     )
 
 
-def named(variable: xr.Variable, name: str, error: Exception) -> Exception:
+def named(name: str, error: Exception) -> Exception:
     """Return *error* with the name of the variable in front, of the same kind where that is possible."""
-    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
-    if text.startswith(f"{name!r}: "):
-        return error
-    kind = type(error) if type(error) in (OSError, ValueError, KeyError, RuntimeError, FileNotFoundError) else OSError
-    return kind(f"{name!r}: {text}" if text else f"{name!r}: {type(error).__name__}")
+    text = f"{name!r}: {str(error) or type(error).__name__}"
+    known = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, FileNotFoundError, MemoryError)
+    return type(error)(text) if type(error) in known else OSError(f"{text} ({type(error).__name__})")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from physml._progress import track
 from physml.data._plan import Samples, merged
 from physml.data._pool import Field
 from physml.data._sources import slab
@@ -27,7 +28,7 @@ def valid_cells(layout: Layout, role: Role, name: str, rest: tuple[str, ...]) ->
     return valid.any([d for d in layout.space if d not in rest]).transpose(*rest).values
 
 
-def count_missing(known: Field, valid: np.ndarray, threads: int, track: Any = iter) -> np.ndarray:
+def count_missing(known: Field, valid: np.ndarray, threads: int, show: bool = False) -> np.ndarray:
     """Return how many valid cells are missing in every row of a field, ``[*members it has, time]``.
 
     Parameters
@@ -36,8 +37,8 @@ def count_missing(known: Field, valid: np.ndarray, threads: int, track: Any = it
         The field, and its valid cells in the order of its rest dimensions.
     threads
         Threads that read.
-    track
-        Wraps the blocks to show progress.
+    show
+        Show progress.
     """
     lead = len(known.lead)
 
@@ -56,7 +57,12 @@ def count_missing(known: Field, valid: np.ndarray, threads: int, track: Any = it
 
     spans = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
     with ThreadPoolExecutor(threads) as pool:
-        return np.concatenate(list(track(_few(pool, block, spans, 2 * threads))), axis=-1)
+        return np.concatenate(
+            list(
+                track(_few(pool, block, spans, 2 * threads), f"looking for gaps in {known.name}", len(spans), show=show)
+            ),
+            axis=-1,
+        )
 
 
 def _few(pool: ThreadPoolExecutor, work: Any, items: list[Any], ahead: int) -> Iterable[Any]:
@@ -99,12 +105,3 @@ def complete(
                 total += cells
         good &= gone <= (1 - least) * total + 1e-9
     return Samples(samples.members, samples.n_times, samples.windows, samples.offsets, samples.kept[good])
-
-
-def track(title: str, show: bool) -> Any:
-    """Return what wraps blocks to show progress, or passes them on."""
-    if not show:
-        return iter
-    from rich.progress import track as shown
-
-    return lambda blocks: shown(blocks, title, transient=True)

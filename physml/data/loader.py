@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from physml import _packing
+from physml import _packing, calendar
 from physml._errors import describe
 from physml.data._assemble import ROLES, Assembler
 from physml.data._cutting import Cutting
@@ -113,7 +113,8 @@ class Loader:
         self.dtype, self.fill, self.progress = dtype, fill, progress
         self.missing, self.min_valid, self.shard, self.patches = missing, min_valid, tuple(shard), patches
         self._check_arguments()
-        self.ds = ds
+        names = spec.spec if isinstance(spec, Layout) else spec
+        self.ds = ds = calendar.complete(ds, names.inputs, names.sample_dim)
         self.layout = spec if isinstance(spec, Layout) else spec.bind(ds)
         self.epoch = 0
         for role in ROLES:
@@ -427,14 +428,12 @@ class Loader:
         return {n: f for n, f in self._open().items() if not f.still}
 
     def _survey(self) -> Samples:
-        from physml.data._survey import track
-
         spec, layout = self.layout.spec, self.layout
         found: dict[str, np.ndarray] = {}
         for name, known in self._moving().items():
             role = ROLES[0] if name in spec.inputs else ROLES[1]
-            shown = track(f"looking for gaps in {name}", self.progress)
-            found[name] = count_missing(known, valid_cells(layout, role, name, known.rest), self.threads, shown)
+            valid = valid_cells(layout, role, name, known.rest)
+            found[name] = count_missing(known, valid, self.threads, self.progress)
         least = 1.0 if self.missing == "drop" else float(self.min_valid or 0)
         return complete(self._samples, layout, self._moving(), found, least)
 

@@ -14,6 +14,9 @@ from physml._errors import describe
 from physml.fields import FieldSpec
 from physml.timeaxis import as_label, check_axis
 
+PART = "physml_split"
+"""Attribute of a Dataset that names its part."""
+
 
 class Split(NamedTuple):
     """The parts of a Dataset in order of time; with two boundaries ``train, validation, test``."""
@@ -49,7 +52,8 @@ def split_time(
     Returns
     -------
     Split
-        ``train, validation[, test]``; windows are later drawn inside each part only.
+        ``train, validation[, test]``; windows are later drawn inside each part only. Each carries its name as attribute
+        ``physml_split``, so that nothing is fitted to the others by mistake.
 
     Raises
     ------
@@ -91,8 +95,33 @@ def split_time(
                     remedy=f"move the boundaries {list(boundaries)}; the data run from {axis.values[0]} to {axis.values[-1]}",
                 )
             )
-        parts.append(ds.isel({dim: slice(start, stop)}))
+        parts.append(mark(ds.isel({dim: slice(start, stop)}), name))
     return Split(*parts)
+
+
+def mark(ds: xr.Dataset, part: str) -> xr.Dataset:
+    """Return *ds* with the name of its part as an attribute, which selecting, computing and writing to disk keep."""
+    return ds.assign_attrs({PART: part})
+
+
+def refuse_judges(ds: xr.Dataset) -> None:
+    """Refuse to learn anything from a part that is there to judge what was learned.
+
+    Raises
+    ------
+    ValueError
+        For what :func:`split_time` marked as validation or test.
+    """
+    part = ds.attrs.get(PART)
+    if part in Split._fields[1:]:
+        raise ValueError(
+            describe(
+                f"these data are the {part} part of a split, and nothing may be fitted to them",
+                expected="the train part",
+                received=f"attribute {PART}={part!r}",
+                remedy=f"fit to split.train; for data put to another use, del ds.attrs[{PART!r}]",
+            )
+        )
 
 
 def window_and_gap(spec: FieldSpec, embargo: str | int) -> tuple[int, int]:

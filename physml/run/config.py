@@ -144,6 +144,23 @@ class Split(_Section):
         return self
 
 
+class Scaled(_Section):
+    """How variables are scaled, fitted on the training period."""
+
+    method: str | dict[str, str] = "standard"
+    """standard, minmax, robust, sqrt, log or log:eps; for all variables, or {variable: method}"""
+    by: Literal["month"] | None = None
+    """statistics by calendar month; needs the input time.month"""
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Scaled:
+        from physml.data._methods import parse
+
+        for choice in (self.method,) if isinstance(self.method, str) else self.method.values():
+            parse(choice)
+        return self
+
+
 class Network(_Section):
     """The network in the middle."""
 
@@ -217,6 +234,8 @@ class RunConfig(_Section):
     """what is learned from what"""
     split: Split
     """which period is for training, validation and test"""
+    scaling: Scaled = Scaled()
+    """how variables are scaled"""
     network: Network
     """the network in the middle"""
     increment: bool = False

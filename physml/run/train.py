@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from physml import calendar
 from physml._errors import describe
 from physml.data.batches import Batches
 from physml.data.scaling import Scaling
-from physml.data.split import split_time, window_and_gap
+from physml.data.split import mark, split_time, window_and_gap
 from physml.fields import FieldSpec
 from physml.forecast import persistence, predict
 from physml.model import FieldModel, load, make_head
@@ -76,7 +77,7 @@ def _split(config: RunConfig, ds: xr.Dataset, spec: FieldSpec) -> Parts:
                     remedy="correct the dates",
                 )
             )
-        found[name] = ds.isel({dim: slice(start, at.stop)})
+        found[name] = mark(ds.isel({dim: slice(start, at.stop)}), name)
         earliest = at.stop + gap
     return found
 
@@ -164,7 +165,7 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
     parts, means = read(config, spec)
     sizes = ", ".join(f"{p.sizes[spec.sample_dim]} {n}" for n, p in parts.items())
     say(f"data: steps of {spec.sample_dim!r}: {sizes}")
-    scaling = Scaling.fit(parts["train"], spec)
+    scaling = Scaling.fit(parts["train"], spec, method=config.scaling.method, by=config.scaling.by, progress=True)
     model = make_model(config, scaling, means)
     say(f"network: {config.network.name}, {model.count_params():,} parameters")
     # A folder that cannot be written fails here, not after the training.
@@ -241,6 +242,7 @@ def score(model: FieldModel, ds: xr.Dataset) -> dict[str, Any]:
 
 def _in_memory(ds: xr.Dataset, spec: FieldSpec) -> xr.Dataset:
     """Read small data once; larger data stay on disk."""
+    ds = calendar.complete(ds, spec.inputs, spec.sample_dim)
     names = [n for n in dict.fromkeys([*spec.inputs, *spec.targets, spec.mask, spec.area]) if n is not None]
     packed = [4 * ds[n].size * len(spec.offsets("inputs", n)) for n in spec.inputs]
     packed += [4 * ds[n].size * len(spec.offsets("targets", n)) for n in spec.targets]

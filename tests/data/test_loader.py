@@ -293,24 +293,26 @@ def test_labels_say_where_a_batch_comes_from(stored):
 
 
 def test_threads_end_with_the_loader_and_after_an_early_exit(stored):
-    def names():
-        return [t.name for t in threading.enumerate() if t.name.startswith("physml") and t.is_alive()]
+    before = set(threading.enumerate())
+
+    def working():
+        return [t for t in threading.enumerate() if t not in before and t.name.startswith("physml")]
+
+    def left():
+        for t in working():
+            t.join(10)
+        return working()
 
     with Loader(stored, SPEC, 2, memory=SMALL) as loader:
         for _ in loader:
             break
-        assert names()
-    for t in threading.enumerate():
-        if t.name.startswith("physml"):
-            t.join(10)
-    assert not names()
+        assert working()
+    assert not left()
     loader = Loader(stored, SPEC, 2, memory=SMALL)
     loader[0]
+    assert working()
     del loader
-    for t in threading.enumerate():
-        if t.name.startswith("physml"):
-            t.join(10)
-    assert not names()
+    assert not left()
 
 
 def test_a_yielded_batch_is_never_written_again(stored):

@@ -73,6 +73,12 @@ def test_the_sections_are_the_arguments_of_a_field_spec():
     assert FieldSpec(**dict(spec)).window() == (-1, 6)
 
 
+def test_scaling_is_standard_unless_said():
+    assert config.parse(RUN).scaling == config.Scaled(method="standard", by=None)
+    said = config.parse(RUN, ["scaling={method: {sst: log:1e-6}, by: month}"]).scaling
+    assert said == config.Scaled(method={"sst": "log:1e-6"}, by="month")
+
+
 def test_nothing_in_a_configuration_can_be_changed():
     run = config.parse(RUN)
     with pytest.raises(ValueError, match="frozen"):
@@ -241,6 +247,11 @@ BAD = {
         changed(spec={"target_offsets": [3, 1]}),
         r"target_offsets are not steps. .*increasing integers",
     ),
+    "an unknown scaling": (
+        changed(scaling={"method": {"sst": "minmx"}}),
+        r"the scaling method is not understood; did you mean 'minmax'\?.*Received: minmx",
+    ),
+    "statistics by week": (changed(scaling={"by": "week"}), r"scaling.by has a wrong value. Expected: 'month'"),
     "two masks": (
         changed(spec={"mask": "wet"}),
         r"data.mask_from and spec.mask exclude each other. .*both, spec.mask: wet",

@@ -130,9 +130,26 @@ def test_ranges_split_like_boundaries(folder):
     assert not (folder / "none").exists()
 
 
+def test_a_run_may_scale_by_month_and_read_the_calendar(folder):
+    options = [
+        "spec={inputs: [sst, time.month, time.dayofyear.sin], targets: sst, target_offsets: 1}",
+        "scaling={method: {sst: robust}, by: month}",
+        "data.anomaly=null",
+        f"output.directory={folder / 'months'}",
+    ]
+    out = train(config.load(folder / "run.yaml", options), lambda _: None)
+    scaling = load(out / "model.keras").scaling
+    assert (scaling.by, scaling.method("sst").name) == ("month", "robust")
+    assert scaling.period == ("1985-02-15T00:00:00", "1992-12-15T00:00:00")
+    written = write_prediction(str(out), str(folder / "sst.nc"), str(folder / "months.nc"))
+    with xr.open_dataset(written) as forecast:
+        assert np.isfinite(forecast.sst.isel(lat=0)).all()
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("scaling.by=month", "cannot tell the month of a sample"),
         ("network.name=cnm", "unknown network 'cnm'; did you mean 'cnn'?"),
         ("network.arguments.filtres=3", "no argument 'filtres'; did you mean 'filters'?"),
         ("constraints=[{type: NonNegativ, name: sst}]", "unknown constraint 'NonNegativ'; did you mean 'NonNegative'?"),
