@@ -141,7 +141,9 @@ class Source:
             For chunks that cannot be read, with the name of the variable.
         """
         target = out[piece.goes] if all(isinstance(g, slice) for g in piece.goes) else None
+        # A whole chunk in its own order may be decoded into its place; the store compares the sizes.
         straight = target is not None and not (piece.segment and piece.segment.functions)
+        straight = straight and not any(isinstance(t, np.ndarray) for t in piece.taken)
         try:
             raw = piece.stored.read(piece.chunk, target if straight else None)
             if raw is target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,17 @@ def regular(shape: Sequence[int], chunks: Sequence[int]) -> tuple[np.ndarray, ..
     [[0, 2, 4, 5]]
     """
     return tuple(np.append(np.arange(0, n, c), n) for n, c in zip(shape, chunks, strict=True))
+
+
+_own = threading.local()
+
+
+def scratch(size: int) -> np.ndarray:
+    """Return bytes that belong to this thread until it asks again: new pages for every chunk cost as much as decoding it."""
+    held = getattr(_own, "held", None)
+    if held is None or len(held) < size:
+        held = _own.held = np.empty(size + size // 8, "u1")
+    return held[:size]
 
 
 def rows_of(shape: Sequence[int], itemsize: int, target: int = 1 << 24) -> tuple[int, ...]:

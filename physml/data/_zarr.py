@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from physml.data._stored import Backend, Stored, broken, regular
+from physml.data._stored import Backend, Stored, broken, regular, scratch
 
 Decoder = Callable[[Any, np.ndarray | None], Any]
 """Takes encoded bytes and, for the last step, memory for the result; returns decoded bytes."""
@@ -102,19 +101,12 @@ class Zarr(Stored):
         return self._fill
 
 
-_own = threading.local()
-
-
 def _read_file(path: str) -> np.ndarray:
-    """Return the bytes of a file, in memory that belongs to this thread until its next file is read."""
+    """Return the bytes of a file, in memory that belongs to this thread until its next chunk is read."""
     with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        held = getattr(_own, "held", None)
-        if held is None or len(held) < size:
-            # New pages for every chunk would cost as much as decoding it.
-            held = _own.held = np.empty(size + size // 8, "u1")
-        view, got = held.data[:size], 0
-        while got < size and (n := file.readinto(view[got:])):
+        held = scratch(os.fstat(file.fileno()).st_size)
+        view, got = held.data, 0
+        while got < len(view) and (n := file.readinto(view[got:])):
             got += n
     return held[:got]
 
