@@ -267,6 +267,13 @@ class FieldModel(keras.Model):
             y, y_pred = self._scaled(y, sample_weight), self._scaled(y_pred, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
+    def whole_grid_reason(self) -> str | None:
+        """Return why an output cell depends on the whole grid whatever the network, or None: a head, or a sum over cells."""
+        if self.head is not None:
+            return f"the head {type(self.head).__name__}, which holds the masks of the grid"
+        summed = [law for law in self.constraints if law.sum_law(self.layout) is not None]
+        return f"{summed[0]}, a sum over cells of the grid" if summed else None
+
     # saving -----------------------------------------------------------------------------------------------------------
 
     def build(self, input_shape: Any = None) -> None:
