@@ -44,6 +44,41 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def fixed_signature(
+    function: Callable[..., Any], variables: list[Any], shapes: list[tuple[int, ...]], dtypes: list[str]
+) -> Callable[..., tuple[np.ndarray, ...]]:
+    """Return a function of arrays of fixed shapes, compiled once, that gives NumPy arrays.
+
+    Parameters
+    ----------
+    function
+        Takes tensors, returns a tuple of tensors; reads the Keras *variables* and changes none.
+    variables
+        What it reads: their values at the time of each call are used.
+    shapes, dtypes
+        Of its arguments.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def stateless(values: Any, *args: Any) -> Any:
+            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                return function(*args)
+
+        jitted = jax.jit(stateless)
+        return lambda *args: tuple(np.asarray(y) for y in jitted([v.value for v in variables], *args))
+
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    traced = tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
+
+    def run(*args: Any) -> tuple[np.ndarray, ...]:
+        return tuple(np.asarray(y) for y in traced(*(tf.constant(a) for a in args)))
+
+    return run
+
+
 def custom_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callable[..., Any]:
     """Give *function* its own vector-Jacobian product, both passes computed with float64 available.
 

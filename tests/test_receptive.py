@@ -27,7 +27,9 @@ def seen(network, cells):
     x = np.repeat(base, len(where) + 1, axis=0)
     for row, at in enumerate(where):
         x[(row, *at)] += 50 if 2 * row < len(where) else -50
-    network.set_weights([np.sign(w - 1e-9) * (0.5 + rng.random(w.shape)) if w.ndim > 1 else w for w in network.get_weights()])
+    network.set_weights(
+        [np.sign(w - 1e-9) * (0.5 + rng.random(w.shape)) if w.ndim > 1 else w for w in network.get_weights()]
+    )
     y = np.asarray(network(x, training=False), "float64")
     changed = (abs(y[:-1] - y[-1:]) > 1e-4).any(-1)
     found = []
@@ -165,7 +167,9 @@ def test_boundaries_are_read_off_the_pads():
     (extent,) = receptive_field(keras.Model(start, mixed))
     assert extent.edge == "mixed"
     assert "'ring' reads the other end" in extent.why
-    (twice,) = receptive_field(keras.Model(start, layers.Conv1D(2, 5)(Pad(1, ["periodic"])(Pad(1, ["periodic"])(start)))))
+    (twice,) = receptive_field(
+        keras.Model(start, layers.Conv1D(2, 5)(Pad(1, ["periodic"])(Pad(1, ["periodic"])(start))))
+    )
     assert (twice.edge, "not the whole circle" in twice.why) == ("mixed", True)
     (odd,) = receptive_field(unet_ring(10))
     assert odd.edge == "mixed"
@@ -210,7 +214,6 @@ def test_a_layer_of_ones_own_says_what_it_sees():
         receptive_field(keras.Model(start, Roll(name="mine")(start)))
     network = keras.Model(start, layers.Conv2D(1, 3, padding="same")(Behind()(start)))
     assert [tuple(e)[:2] for e in receptive_field(network)] == [(2, 1), (1, 1)]
-
 
 
 @pytest.mark.parametrize(
