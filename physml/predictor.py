@@ -24,7 +24,7 @@ from physml.receptive import replay
 class Predictor:
     """A FieldModel as a function of arrays ``[row, *space, channel]``, in batches of one fixed size.
 
-    The last batch is padded, so that a single signature is compiled. One thread at a time runs a network, which uses all
+    Batches are padded, so that a single signature is compiled. One thread at a time runs a network, which uses all
     cores itself, while others read. Sent to another process it travels as a ``.keras`` file and is loaded there once.
 
     Parameters
@@ -45,6 +45,8 @@ class Predictor:
                 describe("batch_size is not positive", expected=">= 1", received=batch_size, remedy="batch_size=32")
             )
         self.model, self.batch_size, self.window = model, batch_size, window
+        # Windows are cheap beside the maps they save, so that these always have a row to spare.
+        self._spare = _backend.spare_rows(batch_size if window is None else max(batch_size, 8))
         self.token = uuid.uuid4().hex
         self._file: bytes | None = None
         self._run: Any = None
@@ -69,8 +71,8 @@ class Predictor:
             for start in range(0, len(x), size):
                 rows = np.ascontiguousarray(x[start : start + size], kind)
                 n = len(rows)
-                if n < size:
-                    rows = np.concatenate([rows, np.repeat(rows[-1:], size - n, axis=0)])
+                if n < size + self._spare:
+                    rows = np.concatenate([rows, np.repeat(rows[-1:], size + self._spare - n, axis=0)])
                 y, bad = self._run(rows, valid)
                 if bad:
                     fill_masked(rows[:n], valid, layout, "inputs")
@@ -97,7 +99,7 @@ class Predictor:
 
         try:
             return _backend.fixed_signature(
-                function, list(model.variables), [(self.batch_size, *shape), shape], [kind, "bool"]
+                function, list(model.variables), [(self.batch_size + self._spare, *shape), shape], [kind, "bool"]
             )
         except (ValueError, TypeError) as error:
             if self.window is None:

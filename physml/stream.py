@@ -314,7 +314,7 @@ def _to_netcdf(fields: xr.Dataset, store: Path, made: Path, sample_dim: str, reg
         for name, da in fields.data_vars.items():
             for dim, n in da.sizes.items():
                 if dim not in file.dimensions:
-                    file.createDimension(dim, n)
+                    file.createDimension(str(dim), n)
             chunks = [1 if d == sample_dim else c[0] for d, c in da.variable.chunksizes.items()]
             fill = {"fill_value": np.nan} if da.dtype.kind == "f" else {}
             make: Any = file.createVariable

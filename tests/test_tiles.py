@@ -90,6 +90,13 @@ def same(model, ds, tiles, **options):
     return float(abs(found.t - whole.t).max())
 
 
+def test_with_a_row_to_spare_tiles_are_bit_for_bit_the_whole_map(scaling):
+    ds = data((24, 36), 9)
+    for boundary in (GLOBE, {"lat": "closed", "lon": "closed"}):
+        for tiles in ({"lat": 7, "lon": 10}, {"lon": 12}, {"lat": 9}):
+            assert same(cnn(scaling, boundary), ds, tiles) == 0
+
+
 @pytest.mark.parametrize("tiles", [{"lat": 7, "lon": 10}, {"lon": 12}, {"lat": 24, "lon": 5}, {"lat": 100, "lon": 30}])
 @pytest.mark.parametrize("boundary", [GLOBE, {"lat": "closed", "lon": "closed"}, {"lat": "periodic", "lon": "open"}])
 def test_tiles_equal_the_whole_map_at_coasts_ends_and_seams(ds, scaling, tiles, boundary):
