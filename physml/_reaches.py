@@ -200,10 +200,10 @@ def _operation(op: Any, kind: str, signals: Sequence[Any], args: Any, kwargs: An
         return None
     if kind == "GetItem":
         return _slices(op, kwargs.get("key", args[-1]), space)
-    if kind == "Pad" and getattr(op, "mode", "constant") in ("constant", "edge", "reflect", "symmetric"):
+    if kind == "Pad" and op.mode in ("constant", "edge", "reflect", "symmetric"):
         width = op.pad_width
         pairs = [tuple(np.broadcast_to(w, 2)) for w in np.broadcast_to(np.asarray(width), (space + 2, 2))]
-        return [shifted(-int(a)) for a, _ in pairs[1:-1]]
+        return [shifted(-int(a), clamps=op.mode != "constant") for a, _ in pairs[1:-1]]
     if kind in ("Softmax", "LogSoftmax"):
         _only_channels(op, kind, op.axis, space)
         return [SAME] * space

@@ -19,6 +19,8 @@ class Reach:
         Offsets for each of the ``p = len(sees)`` output cells of one period.
     wraps
         Whether the layer reads the other end of the dimension beyond its ends.
+    clamps
+        Whether it reads cells near an end in place of those beyond it.
 
     Examples
     --------
@@ -32,6 +34,7 @@ class Reach:
     step: int
     sees: tuple[frozenset[int], ...]
     wraps: bool = False
+    clamps: bool = False
 
     @classmethod
     def window(cls, before: int, after: int, *, wraps: bool = False) -> Reach:
@@ -78,9 +81,9 @@ def _shortest(step: int, sees: tuple[frozenset[int], ...]) -> Reach:
 SAME = Reach.window(0, 0)
 
 
-def shifted(by: int, stride: int = 1, *, wraps: bool = False) -> Reach:
+def shifted(by: int, stride: int = 1, *, wraps: bool = False, clamps: bool = False) -> Reach:
     """Return the reach of a crop (*by* > 0) or a padding (*by* < 0) at the beginning, keeping every *stride*-th cell."""
-    return Reach(stride, (frozenset({by}),), wraps)
+    return Reach(stride, (frozenset({by}),), wraps, clamps)
 
 
 def convolution(kernel: int, stride: int, dilation: int, padding: str, cells: int | None) -> Reach | None:
@@ -117,7 +120,7 @@ def repeated(factor: int, interpolation: str) -> Reach | None:
         return None
     # Centres of the fine cells in coarse ones: (r + 1/2) / factor - 1/2.
     ends = [(divmod(2 * r + 1 - factor, 2 * factor)) for r in range(factor)]
-    return Reach(1, tuple(frozenset({q, q + (rest > 0)}) for q, rest in ends))
+    return Reach(1, tuple(frozenset({q, q + (rest > 0)}) for q, rest in ends), clamps=True)
 
 
 def joined(parts: Iterable[Sequence[Reach]]) -> list[Reach] | None:

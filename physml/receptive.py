@@ -61,13 +61,19 @@ class _Edges:
         self.wrap: list[str] = []
         self.own: list[str] = []
         self.broken: list[str] = []
+        self.cut, self.clamped = False, 0
 
     def see(self, name: str, layer: Reach, before: Signal, after: Signal, axis: int) -> None:
         self.stride = math.lcm(self.stride, after.reaches[axis].step)
         have, got = before.shape[axis + 1], after.shape[axis + 1]
+        reach = before.reaches[axis]
+        if have is not None and got is not None:
+            self.cut |= len(layer.sees[0]) == 1 and layer.step == len(layer.sees) and got < have
+            if layer.clamps:
+                self.cut |= have * reach.step < (self.cells or 0) * len(reach.sees)
+                self.clamped += 2 * math.ceil(max(got - have, 1) * reach.step / len(reach.sees))
         if layer.wraps:
             self.wrap.append(name)
-            reach = before.reaches[axis]
             if have is not None and have * reach.step != (self.cells or 0) * len(reach.sees):
                 self.broken.append(name)
         elif have is not None and got is not None and layer.leaves(have, got):
@@ -131,7 +137,9 @@ def receptive_field(network: Any, shape: Sequence[int | None] | None = None) -> 
         home = [(q * reach.step) // len(reach.sees) for q in range(len(reach.sees))]
         before = max((h - min(s) for h, s in zip(home, reach.sees, strict=True) if s), default=0)
         after = max((max(s) - h for h, s in zip(home, reach.sees, strict=True) if s), default=0)
-        out.append(Extent(max(before, 0), max(after, 0), edge.stride, *edge.verdict(), reach))
+        # Where cells were cut off, an end is repeated from further inside than the cells in the middle show.
+        more = edge.clamped if edge.cut else 0
+        out.append(Extent(max(before, 0) + more, max(after, 0) + more, edge.stride, *edge.verdict(), reach))
     return tuple(out)
 
 

@@ -79,6 +79,8 @@ LAYERS_2D = [
     lambda a, b, p: Inside(),
 ]
 
+CROP = 10
+
 
 @settings(max_examples=25)
 @given(
@@ -96,12 +98,18 @@ def test_the_field_is_that_of_changed_cells(chosen, cells):
             y = LAYERS_2D[which](a, b, p)(x)
             x = y if 1 <= min(y.shape[1:3]) and max(y.shape[1:3]) <= 30 else x
     extents = receptive_field(keras.Model(start, x))
+    kinds = [which for which, *_ in chosen]
+    cropped = CROP in kinds[:-1]
+    if cropped and {*kinds} & {9, 12}:  # an end is repeated from further inside
+        return
     for axis, (table, extent) in enumerate(zip(seen(keras.Model(start, x), cells), extents, strict=True)):
         for j, row in enumerate(table):
             cell = extent.reach.at(j)
-            inside = {c for c in cell if 0 <= c < cells[axis]}
-            if inside == set(cell):
-                assert set(np.flatnonzero(row)) == inside, (axis, j)
+            if not all(0 <= c < cells[axis] for c in cell):
+                continue  # near the ends a layer sees its own padding
+            found = set(np.flatnonzero(row))
+            # Behind a crop, some of what would be seen is gone.
+            assert found <= cell if cropped else found == cell, (axis, j)
 
 
 def unet(cells, pad=None, levels=2):
@@ -141,6 +149,17 @@ def test_branches_and_operations_in_the_graph_are_followed():
     assert [tuple(e) for e in receptive_field(network)] == [(2, 2, 1), (1, 1, 1)]
     only = keras.Model(start, c)
     assert [tuple(e) for e in agree(only)] == [(1, 0, 1), (0, 0, 1)]
+
+
+def test_ends_repeated_behind_a_crop_are_seen_from_further_away():
+    start = keras.Input((20, 1))
+    x = Pad(2, ["open"])(layers.Conv1D(2, 5)(start))
+    (extent,) = receptive_field(keras.Model(start, x))
+    (table,) = seen(keras.Model(start, x), (20,))
+    for j, row in enumerate(table):
+        assert j - extent.before <= np.flatnonzero(row).min()
+        assert np.flatnonzero(row).max() <= j + extent.after
+    assert np.flatnonzero(table[0]).max() == 4
 
 
 def test_one_and_three_dimensions_and_causal_convolutions():

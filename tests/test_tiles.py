@@ -115,6 +115,14 @@ def test_poolings_are_met_by_windows_at_multiples_of_the_stride(tiles):
     same(model, ds, tiles)
 
 
+def test_ends_repeated_behind_a_valid_convolution_are_met(ds, scaling):
+    start = keras.Input((*SHAPE, 3))
+    x = Pad(2, ("open", "open"))(layers.Conv2D(3, 5, activation="relu")(start))
+    model = shaken(FieldModel(keras.Model(start, layers.Dense(1)(x)), scaling=scaling))
+    for tiles in ({"lat": 1}, {"lat": 3, "lon": 4}):
+        same(model, ds, tiles)
+
+
 def test_a_map_that_poolings_do_not_divide_is_still_met_exactly_at_its_ends():
     ds = data((61, 40), 3)
     scaling = Scaling.fit(ds, SPEC)

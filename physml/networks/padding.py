@@ -102,7 +102,8 @@ class Pad(keras.layers.Layer):
 
     def receptive_field(self) -> list[Reach]:
         """Return what the padded cells see: those of the other end where the boundary is periodic."""
-        return [shifted(-self.width, wraps=kind == "periodic" and self.width > 0) for kind in self.boundary]
+        n = self.width
+        return [shifted(-n, wraps=n > 0 and k == "periodic", clamps=n > 0 and k == "open") for k in self.boundary]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Return the padded shape."""
