@@ -22,7 +22,7 @@ def sizes_of(network: Any, layout: Layout) -> tuple[int | None, ...]:
     >>> import keras, xarray as xr
     >>> ds = xr.Dataset({"x": (("time", "i"), [[1.0, 3.0], [3.0, 5.0]])})
     >>> from physml import FieldSpec
-    >>> sizes_of(keras.Sequential([keras.Input((None, 1))]), FieldSpec("x", "x").bind(ds))
+    >>> sizes_of(keras.Sequential([keras.Input((None, 1)), keras.layers.Dense(1)]), FieldSpec("x", "x").bind(ds))
     (None,)
     """
     takes = getattr(network, "input_shape", None) if getattr(network, "inputs", None) else None

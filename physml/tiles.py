@@ -185,7 +185,7 @@ def axis(cells: int, tile: int, halo: tuple[int, int], stride: int, periodic: bo
     Examples
     --------
     >>> axis(10, 4, (1, 1), 1, False).starts, axis(10, 4, (1, 1), 1, True).starts
-    ((0, 3, 4), (-1, 3, 5))
+    ((0, 3, 4), (-1, 3, 7))
     """
     bounds = (*range(0, cells, tile), cells)
     size = math.ceil((tile + sum(halo) + stride - 1) / stride) * stride
