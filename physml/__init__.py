@@ -23,6 +23,7 @@ _HOMES = {
     "FieldModel": "model",
     "load": "model",
     "predict": "forecast",
+    "predict_to": "stream",
     "rollout": "forecast",
     "FieldStep": "forecast",
     "NonNegative": "constraints.bounds",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from physml.layout import Layout as Layout
     from physml.model import FieldModel as FieldModel
     from physml.model import load as load
+    from physml.stream import predict_to as predict_to
 
 
 def __getattr__(name: str) -> Any:

@@ -44,6 +44,57 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def fixed_signature(
+    function: Callable[..., Any], variables: list[Any], shapes: list[tuple[int, ...]], dtypes: list[str]
+) -> Callable[..., tuple[np.ndarray, ...]]:
+    """Return a function of arrays of fixed shapes, compiled once, that gives NumPy arrays.
+
+    Parameters
+    ----------
+    function
+        Takes tensors, returns a tuple of tensors; reads the Keras *variables* and changes none.
+    variables
+        What it reads: their values at the time of each call are used.
+    shapes, dtypes
+        Of its arguments.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def stateless(values: Any, *args: Any) -> Any:
+            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                return function(*args)
+
+        jitted = jax.jit(stateless)
+        return lambda *args: tuple(np.asarray(y) for y in jitted([v.value for v in variables], *args))
+
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    traced = tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
+
+    def run(*args: Any) -> tuple[np.ndarray, ...]:
+        return tuple(np.asarray(y) for y in traced(*(tf.constant(a) for a in args)))
+
+    return run
+
+
+def spare_rows(rows: int) -> int:
+    """Return how many rows to add to a batch so that the others do not depend on the sizes of the batch and the map.
+
+    The matrix products of Eigen sum the last few dozen cells of a batch in another order than the rest: one bit of float32. In
+    a row that nobody reads this does no harm. It costs a row, so that batches of few whole maps go without.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return int(rows >= 8 and jax.default_backend() == "cpu")
+
+    import tensorflow as tf
+
+    return int(rows >= 8 and not tf.config.list_physical_devices("GPU"))
+
+
 def custom_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callable[..., Any]:
     """Give *function* its own vector-Jacobian product, both passes computed with float64 available.
 

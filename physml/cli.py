@@ -35,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("data", nargs="+", metavar="DATA", help="netCDF files or a zarr store")
     predict.add_argument("--out", required=True, metavar="FILE", help="*.nc or *.zarr")
     predict.add_argument("--overwrite", action="store_true", help="replace FILE")
+    predict.add_argument("--tiles", metavar="DIM=CELLS,...", type=_sizes, help="predict by tiles, as lat=128,lon=128")
+    predict.add_argument("--resume", action="store_true", help="go on where a prediction to FILE was stopped")
 
     data = commands.add_parser("data", help="public data by name, and small samples that need no network")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -50,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _sizes(text: str) -> dict[str, int]:
+    try:
+        return {k.strip(): int(v) for k, v in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} are no sizes; expected lat=128,lon=128") from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; an error is one message and the exit status 1."""
     options = parser().parse_args(argv)
@@ -62,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"physml: {text}", file=sys.stderr)
+        print("\n".join([f"physml: {text}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         return 1
 
 
@@ -116,7 +125,16 @@ def _run(options: argparse.Namespace) -> int:
     start_backend()
     from physml.run.train import write_prediction
 
-    print(write_prediction(options.model, options.data, options.out, overwrite=options.overwrite))
+    done = write_prediction(
+        options.model,
+        options.data,
+        options.out,
+        overwrite=options.overwrite,
+        tiles=options.tiles,
+        resume=options.resume,
+        progress=sys.stderr.isatty(),
+    )
+    print(done)
     return 0
 
 

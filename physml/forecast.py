@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-import threading
-import uuid
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -15,80 +13,25 @@ import xarray as xr
 
 from physml import _matching, _packing, calendar, grid
 from physml._errors import describe
-from physml.data.batches import fill_masked
 from physml.fields import FieldSpec
 from physml.layout import Layout
 from physml.model import FieldModel, load
+from physml.predictor import Predictor, rows_at_a_time
 from physml.provenance import stamp
+from physml.tiles import map_tiles, plan
 from physml.timeaxis import TimeStep, check_axis, positions, require_same_step, shift, step_of
 
 
-class Predictor:
-    """A FieldModel as a function of arrays ``[row, *space, channel]``, in batches of one fixed size.
-
-    The last batch is padded, so that a single signature is compiled. One thread at a time runs a network, which uses all
-    cores itself, while others read. Sent to another process it travels as a ``.keras`` file and is loaded there once.
-    """
-
-    _one_at_a_time = threading.Lock()
-
-    def __init__(self, model: FieldModel, batch_size: int = 32) -> None:
-        if batch_size < 1:
-            raise ValueError(
-                describe("batch_size is not positive", expected=">= 1", received=batch_size, remedy="batch_size=32")
-            )
-        self.model, self.batch_size = model, batch_size
-        self.token = uuid.uuid4().hex
-        self._file: bytes | None = None
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return the outputs of all rows, masked cells 0; refuse inputs missing on valid cells."""
-        layout = self.model.layout
-        x = fill_masked(np.asarray(x, self.model.compute_dtype), layout.valid("inputs"), layout, "inputs")
-        out = np.empty((*x.shape[:-1], len(layout.targets)), self.model.compute_dtype)
-        size = self.batch_size
-        with self._one_at_a_time:
-            for start in range(0, len(x), size):
-                rows = x[start : start + size]
-                n = len(rows)
-                if n < size:
-                    rows = np.concatenate([rows, np.repeat(rows[-1:], size - n, axis=0)])
-                out[start : start + n] = np.asarray(self.model.predict_on_batch(rows))[:n]
-        return out
-
-    def __dask_tokenize__(self) -> str:
-        return self.token
-
-    def __reduce__(self) -> Any:
-        if self._file is None:
-            with tempfile.TemporaryDirectory() as folder:
-                path = os.path.join(folder, "model.keras")
-                self.model.save(path)
-                with open(path, "rb") as file:
-                    self._file = file.read()
-        return _restore, (self._file, self.batch_size, self.token)
-
-
-_RESTORED: dict[str, Predictor] = {}
-_RESTORING = threading.Lock()
-
-
-def _restore(data: bytes, batch_size: int, token: str) -> Predictor:
-    with _RESTORING:
-        if token not in _RESTORED:
-            with tempfile.TemporaryDirectory() as folder:
-                path = os.path.join(folder, "model.keras")
-                with open(path, "wb") as file:
-                    file.write(data)
-                restored = Predictor(load(path), batch_size)
-            restored.token, restored._file = token, data
-            _RESTORED[token] = restored
-            for old in list(_RESTORED)[:-4]:  # a worker that lives long does not collect models
-                del _RESTORED[old]
-        return _RESTORED[token]
-
-
-def predict(model: FieldModel | str, ds: xr.Dataset, *, batch_size: int = 32) -> xr.Dataset:
+def predict(
+    model: FieldModel | str,
+    ds: xr.Dataset,
+    *,
+    batch_size: int = 32,
+    tiles: Mapping[str, int] | None = None,
+    halo: Mapping[str, int] | None = None,
+    periodic: Iterable[str] = (),
+    blend: bool = False,
+) -> xr.Dataset:
     """Predict the targets for every sample of a Dataset.
 
     Parameters
@@ -98,7 +41,18 @@ def predict(model: FieldModel | str, ds: xr.Dataset, *, batch_size: int = 32) ->
     ds
         Data with the inputs; targets are not needed.
     batch_size
-        Rows given to the network at a time.
+        Rows given to the network at a time, at most.
+    tiles
+        Sizes of tiles [cells] by space dimension. Each is predicted from a window that holds, besides the tile, all cells the
+        network sees from it: the result is that of whole maps, and memory is that of a few windows.
+    halo
+        Cells of a window beyond its tile by dimension, in place of those read off the network's graph
+        (:func:`physml.receptive.receptive_field`); with *blend* the overlap.
+    periodic
+        Dimensions that close in themselves, where the network's layers (:class:`physml.networks.Pad`) do not say so.
+    blend
+        For networks that see the whole map: windows that overlap by twice the *halo* are averaged with smooth weights. This is
+        no longer the prediction of the whole map, and the attributes say so.
 
     Returns
     -------
@@ -110,7 +64,8 @@ def predict(model: FieldModel | str, ds: xr.Dataset, *, batch_size: int = 32) ->
     Raises
     ------
     KeyError, ValueError
-        Where the data do not fit the model; on computing, where inputs are missing on valid cells.
+        Where the data do not fit the model; for tiles that cannot be exact, with the reason; on computing, where inputs are
+        missing on valid cells.
 
     Examples
     --------
@@ -119,8 +74,22 @@ def predict(model: FieldModel | str, ds: xr.Dataset, *, batch_size: int = 32) ->
     model = load(model) if isinstance(model, str | os.PathLike) else model
     layout = model.layout
     packed = layout.pack(ds, "inputs")
+    if tiles is not None:
+        planned = plan(model, tiles, halo, periodic, blend=blend)
+        out = map_tiles(model, packed, planned, batch_size)
+        fields = _stamped(layout.unpack(out, "targets", predicted=True), ds, model, f"predict by tiles {planned.tiles}")
+        return fields.assign_attrs(planned.attrs)
+    if halo is not None or periodic or blend:
+        raise ValueError(
+            describe(
+                "predict: halo, periodic and blend belong to tiles",
+                expected=f"tiles={{{layout.space[-1]!r}: 128}}",
+                received=f"halo={halo}, periodic={periodic}, blend={blend}, tiles=None",
+                remedy="say the sizes of the tiles, or leave the others out",
+            )
+        )
     blocks = [max(packed.chunksizes.get(d, (packed.sizes[d],))) for d in packed.dims[: -len(layout.space) - 1]]
-    predictor = Predictor(model, min(batch_size, math.prod(blocks)))
+    predictor = Predictor(model, rows_at_a_time(math.prod(blocks), batch_size))
     out = _packing.map_samples(predictor, [packed], layout.space, len(layout.targets), model.compute_dtype)
     fields = layout.unpack(out, "targets", predicted=True)
     return _stamped(fields, ds, model, "predict")

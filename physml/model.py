@@ -23,6 +23,7 @@ from physml.data.scaling import Scaling
 from physml.fields import FieldSpec
 from physml.layout import Layout
 from physml.provenance import record
+from physml.sizes import on_grid, refuse_whole_grid, sizes_of, valid_cells, weighed, whole_grid_reason
 
 
 @keras.saving.register_keras_serializable(package="physml")
@@ -60,6 +61,8 @@ class FieldModel(keras.Model):
         Weight of *penalties*.
     loss_units
         ``"scaled"`` or ``"physical"``: what losses and metrics see.
+    missing
+        ``"raise"``: an input missing on a valid cell stays an error, or NaN in the output. ``"mean"``: it is taken at its mean.
     provenance
         Entries kept with the model, such as the source of the data.
 
@@ -67,6 +70,11 @@ class FieldModel(keras.Model):
     ------
     ValueError
         Where the network's output does not have the channels, or a law does not fit.
+
+    Notes
+    -----
+    A network on ``keras.Input((None, None, channels))`` makes a model for maps of any size, such as patches and tiles. On the
+    grid of the layout it masks as ever; on other sizes a masked cell is one whose input is NaN, and outputs are not masked.
 
     Examples
     --------
@@ -92,6 +100,7 @@ class FieldModel(keras.Model):
         penalties: Constraints | Iterable[Constraint] | Constraint = (),
         penalty: float = 1.0,
         loss_units: str = "scaled",
+        missing: str = "raise",
         provenance: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -112,16 +121,18 @@ class FieldModel(keras.Model):
         self.penalties = penalties if isinstance(penalties, Constraints) else Constraints(penalties)
         # A head holds the masks of its grid: a copy, so that one head may be given to models of several grids.
         self.penalty, self.head, self.increment = float(penalty), copy.copy(head), bool(increment)
-        if loss_units not in ("scaled", "physical"):
-            raise ValueError(
-                describe(
-                    "FieldModel: loss_units is not understood",
-                    expected="'scaled' or 'physical'",
-                    received=repr(loss_units),
-                    remedy="loss_units='scaled'",
+        choices = {"loss_units": (loss_units, ("scaled", "physical")), "missing": (missing, ("raise", "mean"))}
+        for what, (said, known) in choices.items():
+            if said not in known:
+                raise ValueError(
+                    describe(
+                        f"FieldModel: {what} is not understood",
+                        expected=f"{known[0]!r} or {known[1]!r}",
+                        received=repr(said),
+                        remedy=f"{what}={known[0]!r}",
+                    )
                 )
-            )
-        self.loss_units = loss_units
+        self.loss_units, self.missing = loss_units, missing
         self.provenance = record(**(provenance or {}))
         layout = _layout(spec, scaling)
         layout = self.penalties.bind(self.constraints.bind(layout.load()))
@@ -131,7 +142,12 @@ class FieldModel(keras.Model):
             )
         self._attach(layout, (scaling or Scaling.identity(layout)).to_config())
         self._check_network()
-        self(keras.Input((*layout.shape, len(layout.inputs)), dtype=self.compute_dtype))
+        sizes = sizes_of(network, layout)
+        self.free_size = None in sizes
+        """Whether it takes maps of any size."""
+        if self.free_size:
+            refuse_whole_grid(self)
+        self(keras.Input((*sizes, len(layout.inputs)), dtype=self.compute_dtype))
 
     # the constants of the graph -----------------------------------------------------------------------------------
 
@@ -183,9 +199,9 @@ class FieldModel(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return physical targets ``[batch, *space, channel]`` of physical inputs; masked cells hold 0."""
-        wanted = (*self.layout.shape, len(self.layout.inputs))
+        wanted = (*sizes_of(self.network, self.layout), len(self.layout.inputs))
         if len(inputs.shape) != len(wanted) + 1 or any(
-            have not in (None, want) for have, want in zip(inputs.shape[1:], wanted, strict=True)
+            None not in (have, want) and have != want for have, want in zip(inputs.shape[1:], wanted, strict=True)
         ):
             raise ValueError(
                 describe(
@@ -195,21 +211,48 @@ class FieldModel(keras.Model):
                     remedy="physml.predict(model, ds), or model.layout.pack(ds, 'inputs')",
                 )
             )
-        x = self._physical(inputs)
+        return self.through(inputs, self.network, training=training)
+
+    def through(
+        self, inputs: Any, network: Any, valid: Any = None, training: bool | None = None, penalties: bool = True
+    ) -> Any:
+        """Return what :meth:`call` does, of a window of the grid.
+
+        Parameters
+        ----------
+        inputs
+            ``[batch, *space, input channel]`` in physical units.
+        network
+            The network for windows of that size.
+        valid
+            Valid cells ``[*space, input channel]`` of the window; by default those of the layout, or cells that are not NaN.
+        training
+            As for any layer.
+        penalties
+            Whether soft laws join the loss.
+        """
+        x = ops.cast(inputs, self.compute_dtype)
+        present = valid_cells(self, x) if valid is None else valid
+        if self.missing == "mean":
+            there = ops.isfinite(x)
+            x = ops.where(there, x, self._scale.centre(ops.where(there, x, ops.zeros_like(x))))
+        if present is not None:
+            x = ops.where(present, x, ops.zeros_like(x))
         z = self._scale.inputs(x)
-        if self._valid_in is not None:
-            z = ops.where(self._valid_in, z, ops.zeros_like(z))
+        if present is not None:
+            z = ops.where(present, z, ops.zeros_like(z))
         if self.head is not None:
             z = z * self.head.seen
-        n = ops.cast(self.network(z, training=training), self.compute_dtype)
+        n = ops.cast(network(z, training=training), self.compute_dtype)
         if self.head is not None:
             y = ops.cast(self.head(n, x), self.compute_dtype)
         else:
             y = self._scale.outputs(n, x)
         y = self._masked(y)
-        if len(self.constraints) or len(self.penalties):
+        penalties = penalties and len(self.penalties) > 0
+        if len(self.constraints) or penalties:
             fields_in = self.layout.split(x, "inputs")
-            if len(self.penalties):
+            if penalties:
                 found = self.penalties.loss(self.layout.split(y, "targets"), fields_in, self.layout)
                 self.add_loss(self.penalty * found)
             if len(self.constraints):
@@ -220,16 +263,23 @@ class FieldModel(keras.Model):
     def _physical(self, inputs: Any) -> Any:
         """Return the inputs in the type of the graph, masked cells 0."""
         x = ops.cast(inputs, self.compute_dtype)
-        return x if self._valid_in is None else ops.where(self._valid_in, x, ops.zeros_like(x))
+        present = valid_cells(self, x)
+        return x if present is None else ops.where(present, x, ops.zeros_like(x))
 
     def _masked(self, y: Any) -> Any:
-        return y if self._valid_out is None else ops.where(self._valid_out, y, ops.zeros_like(y))
+        return (
+            y
+            if self._valid_out is None
+            else on_grid(self, y, lambda v: ops.where(self._valid_out, v, ops.zeros_like(v)))
+        )
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train as ``keras.Model.fit`` does; :class:`physml.Batches` keep their own order, that of their seed and the epoch."""
         if isinstance(x, Batches):
             kwargs["shuffle"] = False  # Keras would reorder whole batches by the global random state
             kwargs["callbacks"] = [EpochOf(x), *keras.tree.flatten(kwargs.get("callbacks") or [])]
+            if (self.free_size or self.missing == "mean") and hasattr(x, "fill"):
+                x.fill = float("nan")  # this model tells masked and missing cells by NaN
         return super().fit(x, *args, **kwargs)
 
     # losses and metrics in scaled units -------------------------------------------------------------------------------
@@ -237,6 +287,8 @@ class FieldModel(keras.Model):
     def _scaled(self, y: Any, sample_weight: Any, x: Any) -> Any:
         """Return targets in the units of the loss; masked cells 0; a last axis of 1 where weights differ by channel."""
         y = self._masked(ops.cast(y, self.compute_dtype))
+        if self.free_size and sample_weight is not None:  # on a patch the weights are the mask
+            y = weighed(y, sample_weight)
         if self.loss_units == "scaled":
             dated = None if x is None or self._scale.by is None else self._physical(x)
             y = self._masked(self._scale.targets(y, dated))
@@ -256,6 +308,10 @@ class FieldModel(keras.Model):
         if y is not None and y_pred is not None:
             y, y_pred = (self._scaled(v, sample_weight, x) for v in (y, y_pred))
         return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def whole_grid_reason(self) -> str | None:
+        """Return why an output cell depends on the whole grid whatever the network, or None; see :mod:`physml.sizes`."""
+        return whole_grid_reason(self)
 
     # saving -----------------------------------------------------------------------------------------------------------
 
@@ -288,6 +344,7 @@ class FieldModel(keras.Model):
             "head": None if self.head is None else {"type": type(self.head).__name__, **self.head.get_config()},
             "increment": self.increment,
             "loss_units": self.loss_units,
+            "missing": self.missing,
             "provenance": dict(self.provenance),
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }

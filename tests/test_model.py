@@ -371,3 +371,109 @@ def test_without_a_scaling_units_pass_unchanged(scaling, batch):
     model = FieldModel(network, scaling.layout)
     expected = batch[0].sum(-1, keepdims=True) * scaling.layout.valid("targets")
     np.testing.assert_allclose(model.predict_on_batch(batch[0]), expected, rtol=1e-5, atol=1e-6)
+
+
+# maps of other sizes, and missing inputs -----------------------------------------------------------------------------
+
+
+def free(scaling, **options):
+    network = networks.cnn(scaling.layout, boundary=CLOSED, filters=4, blocks=1, any_size=True)
+    return awake(FieldModel(network, scaling=scaling, **options))
+
+
+def test_on_its_own_grid_a_model_of_any_size_is_the_model_of_that_grid(scaling, batch, tmp_path):
+    fixed, loose = make(scaling, increment=True), free(scaling, increment=True)
+    loose.set_weights(fixed.get_weights())
+    x, y, w = batch
+    np.testing.assert_allclose(loose.predict_on_batch(x), fixed.predict_on_batch(x), atol=1e-6)
+    for model in (fixed, loose):
+        model.compile("sgd", "mse", weighted_metrics=["mae"])
+    found, wanted = (m.evaluate(x, y, sample_weight=w, verbose=0) for m in (loose, fixed))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    loose.save(tmp_path / "model.keras")
+    again = physml.load(tmp_path / "model.keras")
+    assert again.free_size
+    np.testing.assert_array_equal(again.predict_on_batch(x[:, :5, :7]), loose.predict_on_batch(x[:, :5, :7]))
+
+
+def test_on_a_patch_masked_cells_are_nan_and_weights_are_the_mask(gyre, scaling, batch):
+    model = free(scaling)
+    model.compile("sgd", "mse")
+    rows, columns = slice(2, 10), slice(3, 14)
+    x, y, w = (a[:, rows, columns] for a in batch)
+    wet = gyre.wet.values[rows, columns]
+    assert not wet.all()
+    marked = np.where(wet[..., None], x, np.nan).astype("float32")
+    out = model.predict_on_batch(marked)
+    assert np.isfinite(out).all()
+    assert out.shape == (*x.shape[:-1], 1)
+    # Scaled, a masked cell is 0 as on the whole grid: the mean.
+    mean = scaling.vector("mean", "inputs").astype("float32")
+    np.testing.assert_allclose(out, model.predict_on_batch(np.where(wet[..., None], x, mean)), atol=1e-5)
+    rubbish = np.where(wet[..., None], y, 1e9).astype("float32")
+    losses = [model.evaluate(marked, t, sample_weight=w, verbose=0) for t in (y, rubbish)]
+    assert losses[0] == losses[1]
+    error = (out - y)[..., 0] / scaling.std["tracer"][0]
+    np.testing.assert_allclose(losses[0], (w * error**2).mean(), rtol=1e-3)
+    before = model.evaluate(marked, y, sample_weight=w, verbose=0)
+    model.fit(marked, y, sample_weight=w, epochs=3, verbose=0)
+    assert model.evaluate(marked, y, sample_weight=w, verbose=0) < before
+
+
+def test_patches_of_several_sizes_pass_one_model(scaling, batch):
+    model = free(scaling)
+    x = batch[0]
+    whole = model.predict_on_batch(x)
+    for size in ((4, 5), (6, 5), (9, 16), (12, 16)):
+        assert model.predict_on_batch(x[:, : size[0], : size[1]]).shape == (len(x), *size, 1)
+    np.testing.assert_array_equal(model.predict_on_batch(x), whole)
+
+
+def test_the_kind_of_a_missing_input_decides_what_becomes_of_it(gyre, scaling, batch, tmp_path):
+    x = batch[0].copy()
+    i, j = np.argwhere(gyre.wet.values)[3]
+    x[:, i, j, 1] = np.nan
+    loud, mean = make(scaling), make(scaling, missing="mean")
+    assert np.isnan(loud.predict_on_batch(x)).any()
+    out = mean.predict_on_batch(x)
+    filled = x.copy()
+    filled[:, i, j, 1] = scaling.mean["u"][0]
+    np.testing.assert_allclose(out, loud.predict_on_batch(filled), atol=1e-6)
+    holed = gyre.copy(deep=True)
+    holed["u"][..., i, j] = np.nan
+    with pytest.raises(ValueError, match="missing on valid cells"):
+        physml.predict(loud, holed)
+    fields = physml.predict(mean, holed)
+    assert (fields.tracer.isnull() == ~gyre.wet).all()
+    mean.save(tmp_path / "model.keras")
+    xr.testing.assert_identical(physml.predict(tmp_path / "model.keras", holed).drop_attrs(), fields.drop_attrs())
+    step = make(scaling, missing="mean", increment=True)
+    x[:, i, j, 0] = np.nan  # the state itself: a change of its mean
+    filled[:, i, j, 0] = scaling.mean["tracer"][0]
+    np.testing.assert_allclose(
+        step.predict_on_batch(x), make(scaling, increment=True).predict_on_batch(filled), atol=1e-5
+    )
+
+
+def test_batches_are_told_to_mark_what_is_missing(gyre, scaling):
+    for options, marked in (({}, False), ({"missing": "mean"}, True)):
+        batches = Batches(gyre, scaling.layout, 16)
+        batches.fill = 0.0
+        model = make(scaling, **options)
+        model.compile("sgd", "mse")
+        model.fit(batches, epochs=1, verbose=0)
+        assert np.isnan(batches.fill) == marked
+
+
+def test_what_needs_the_whole_grid_is_refused_for_any_size(scaling):
+    for options in ({"constraints": LAWS}, {"penalties": LAWS}):
+        with pytest.raises(
+            ValueError, match=r"maps of any size.*Received: Conserve.*a sum with weights of the whole grid"
+        ):
+            free(scaling, **options)
+    network = networks.cnn(scaling.layout, boundary=CLOSED, filters=4, blocks=1, outputs=9, any_size=True)
+    with pytest.raises(ValueError, match=r"maps of any size.*the head Transport"):
+        FieldModel(network, scaling=scaling, head=Transport(3, CLOSED))
+    assert free(scaling, constraints=LAWS[:1]).free_size
+    with pytest.raises(ValueError, match=r"missing is not understood. Expected: 'raise' or 'mean'. Received: 'fill'"):
+        make(scaling, missing="fill")

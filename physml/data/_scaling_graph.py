@@ -103,6 +103,11 @@ class ScalingGraph:
         """Return scaled inputs of physical ones ``[batch, *space, channel]``."""
         return (self._transform(x, "inputs") - self._rows(self.mean_in, x)) / self._rows(self.std_in, x)
 
+    def centre(self, x: Any) -> Any:
+        """Return the physical inputs whose scaled value is 0, in the shape of *x*, which tells the month."""
+        mean = ops.zeros_like(x) + self._rows(self.mean_in, x)
+        return self._transform(mean, "inputs", back=True)
+
     def outputs(self, n: Any, x: Any) -> Any:
         """Return physical targets of the network's output *n* and the physical inputs."""
         unit = self._rows(self.unit_out, x)

@@ -26,6 +26,7 @@ def cnn(
     activation: str = "relu",
     coast: bool = False,
     outputs: int | None = None,
+    any_size: bool = False,
     seed: int = 0,
 ) -> keras.Model:
     """Return a fully convolutional residual network in scaled units.
@@ -47,6 +48,8 @@ def cnn(
         Add a channel of ones, which a closed boundary pads with zeros: it lets the network tell a coast from the mean.
     outputs
         Output channels where they are not the targets, as under a head.
+    any_size
+        Take maps of any size, such as patches of the grid, and not those of the layout alone.
     seed
         Seed of the initial weights.
 
@@ -77,7 +80,7 @@ def cnn(
         x = Pad(size // 2, ends)(x)
         return convolution(filters, size, kernel_initializer=keras.initializers.HeNormal(next(seeds)))(x)
 
-    start = keras.Input((*layout.shape, len(layout.inputs)))
+    start = keras.Input((*((None,) * len(layout.shape) if any_size else layout.shape), len(layout.inputs)))
     seen = Inside()(start) if coast else start
     x = keras.layers.Activation(activation)(conv(seen, first_kernel_size))
     for _ in range(blocks):

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from physml._errors import closest, describe
+from physml.reach import Reach, shifted
 
 KINDS = ("periodic", "closed", "open")
 
@@ -59,7 +60,7 @@ class Pad(keras.layers.Layer):
 
     Output shape
     ------------
-    The same with ``2 * width`` more cells along every space dimension.
+    The same with ``2 * width`` more cells along every space dimension. Sizes may be unknown until the layer runs.
     """
 
     def __init__(self, width: int, boundary: Sequence[str], **kwargs: Any) -> None:
@@ -69,6 +70,8 @@ class Pad(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         """Return the padded tensor."""
         n = self.width
+        if n == 0:
+            return x
         for axis, kind in enumerate(self.boundary, start=1):
             if kind == "closed":
                 pads = [[0, 0] for _ in x.shape]
@@ -77,7 +80,7 @@ class Pad(keras.layers.Layer):
                 continue
             at: list[Any] = [slice(None)] * len(x.shape)
             size = x.shape[axis]
-            if kind == "periodic" and n > size:
+            if kind == "periodic" and size is not None and n > size:
                 raise ValueError(
                     describe(
                         f"Pad: a periodic dimension of {size} cells is shorter than the stencil reaches",
@@ -87,14 +90,20 @@ class Pad(keras.layers.Layer):
                     )
                 )
             first, last = list(at), list(at)
+            # Counted from the end, so that maps of any size pass.
             if kind == "periodic":
-                first[axis], last[axis] = slice(size - n, size), slice(0, n)
+                first[axis], last[axis] = slice(-n, None), slice(0, n)
                 parts = [x[tuple(first)], x, x[tuple(last)]]
             else:
-                first[axis], last[axis] = slice(0, 1), slice(size - 1, size)
+                first[axis], last[axis] = slice(0, 1), slice(-1, None)
                 parts = [x[tuple(first)]] * n + [x] + [x[tuple(last)]] * n
             x = ops.concatenate(parts, axis=axis)
         return x
+
+    def receptive_field(self) -> list[Reach]:
+        """Return what the padded cells see: those of the other end where the boundary is periodic."""
+        n = self.width
+        return [shifted(-n, wraps=n > 0 and k == "periodic", clamps=n > 0 and k == "open") for k in self.boundary]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Return the padded shape."""
@@ -120,6 +129,8 @@ class Inside(keras.layers.Layer):
     ------------
     ``[batch, *space, channel + 1]``.
     """
+
+    receptive_field = 0
 
     def call(self, x: Any) -> Any:
         """Return the tensor with one more channel."""

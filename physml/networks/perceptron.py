@@ -15,6 +15,7 @@ def mlp(
     hidden: Sequence[int] = (64, 64),
     activation: str = "relu",
     outputs: int | None = None,
+    any_size: bool = False,
     boundary: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> keras.Model:
@@ -30,6 +31,8 @@ def mlp(
         Name of a Keras activation.
     outputs
         Output channels where they are not the targets, as under a head.
+    any_size
+        Take maps of any size, such as patches of the grid, and not those of the layout alone.
     boundary
         Not used: no cell sees another. Accepted so that networks can be exchanged in a configuration.
     seed
@@ -40,7 +43,7 @@ def mlp(
     keras.Model
         ``[batch, *space, input channel]`` to ``[batch, *space, outputs]``.
     """
-    start = keras.Input((*layout.shape, len(layout.inputs)))
+    start = keras.Input((*((None,) * len(layout.shape) if any_size else layout.shape), len(layout.inputs)))
     x = start
     for i, units in enumerate(hidden):
         x = keras.layers.Dense(units, activation, kernel_initializer=keras.initializers.GlorotUniform(seed + i))(x)

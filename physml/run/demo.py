@@ -17,6 +17,7 @@ import xarray as xr
 from rich.console import Console
 
 from physml import verify
+from physml._atomic import replacing
 from physml._errors import describe
 from physml.assimilation import (
     BLUE,
@@ -40,7 +41,6 @@ from physml.forecast import FieldStep, rollout
 from physml.model import FieldModel
 from physml.networks.convolutional import cnn
 from physml.provenance import record, stamp
-from physml.run.atomic import replacing
 from physml.run.demo_report import write_report
 from physml.run.fit import display, fit
 from physml.testbeds.gyre import simulate

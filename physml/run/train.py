@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from physml import calendar
+from physml._atomic import adding_to
 from physml._errors import describe
 from physml.data.batches import Batches
 from physml.data.scaling import Scaling
@@ -19,9 +20,9 @@ from physml.fields import FieldSpec
 from physml.forecast import persistence, predict
 from physml.model import FieldModel, load, make_head
 from physml.run import prepare
-from physml.run.atomic import adding_to, replacing
 from physml.run.config import RunConfig, digest, dump
 from physml.run.fit import fit
+from physml.stream import check_target, key_of, stream
 from physml.timeaxis import as_label
 
 MODEL, HISTORY, SCORES, CONFIG = "model.keras", "history.json", "scores.json", "run.yaml"
@@ -258,8 +259,17 @@ def _draw(history: dict[str, list[float]], path: Path) -> None:
         return
 
 
-def write_prediction(model_path: str, data: str | list[str], out: str, *, overwrite: bool = False) -> Path:
-    """Predict from data on disk, and write the result as CF netCDF or zarr.
+def write_prediction(
+    model_path: str,
+    data: str | list[str],
+    out: str,
+    *,
+    overwrite: bool = False,
+    tiles: Mapping[str, int] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Predict from data on disk, and write the result as CF netCDF or zarr, region by region.
 
     Parameters
     ----------
@@ -269,8 +279,10 @@ def write_prediction(model_path: str, data: str | list[str], out: str, *, overwr
         netCDF files or a zarr store with the inputs.
     out
         ``*.nc`` or ``*.zarr``; written beside itself first and moved when it is whole.
-    overwrite
-        Replace what is there.
+    overwrite, resume, progress
+        As in :func:`physml.predict_to`.
+    tiles
+        Sizes of tiles by space dimension, as in :func:`physml.predict`.
 
     Returns
     -------
@@ -282,25 +294,7 @@ def write_prediction(model_path: str, data: str | list[str], out: str, *, overwr
     FileExistsError, ValueError
         Where *out* is there already, or has another ending.
     """
-    target = Path(out)
-    if target.suffix not in (".nc", ".zarr"):
-        raise ValueError(
-            describe(
-                f"--out {out!r} has no known format",
-                expected="*.nc or *.zarr",
-                received=target.suffix,
-                remedy="--out forecast.nc",
-            )
-        )
-    if target.exists() and not overwrite:
-        raise FileExistsError(
-            describe(
-                f"{out!r} is there already",
-                expected="a new path",
-                received=out,
-                remedy="choose another, or --overwrite",
-            )
-        )
+    target = check_target(out, overwrite=overwrite, resume=resume)
     own = [p for p in ([data] if isinstance(data, str) else data) if Path(p).resolve() == target.resolve()]
     if own:
         raise FileExistsError(
@@ -320,16 +314,7 @@ def write_prediction(model_path: str, data: str | list[str], out: str, *, overwr
     ds = prepare.rename_and_select(ds, renamed, preparation.get("select", {}))
     names = preparation.get("anomaly", [])
     means = xr.Dataset({n: model.layout.statics[f"{CLIMATOLOGY}{n}"] for n in names}, {"month": np.arange(1, 13)})
-    forecast = predict(model, prepare.remove(ds, means, spec.sample_dim))
-    write(prepare.restore(forecast, means, spec.sample_dim), target)
-    return target
-
-
-def write(ds: xr.Dataset, target: Path) -> None:
-    """Write a Dataset as netCDF or zarr; nothing half-written is left behind."""
-    with replacing(target) as made:
-        if target.suffix == ".zarr":
-            ds.to_zarr(made, consolidated=False)
-        else:
-            encoding = {n: {"zlib": True, "complevel": 1} for n, v in ds.data_vars.items() if v.dtype.kind == "f"}
-            ds.to_netcdf(made, encoding=encoding)
+    prepared = prepare.remove(ds, means, spec.sample_dim)
+    forecast = prepare.restore(predict(model, prepared, tiles=tiles), means, spec.sample_dim)
+    key = key_of(model, prepared, tiles=tiles)
+    return stream(forecast, target, key, spec.sample_dim, resume=resume, overwrite=overwrite, progress=progress)

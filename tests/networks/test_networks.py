@@ -149,3 +149,13 @@ def test_four_dimensions_are_too_many_for_a_convolution():
     layout = layout_of(a=2, b=2, c=2, d=2)
     with pytest.raises(ValueError, match=r"one to three space dimensions.*levels or members"):
         networks.cnn(layout, boundary=dict.fromkeys("abcd", "open"))
+
+
+@pytest.mark.parametrize("kind", ["periodic", "closed", "open"])
+def test_a_padding_of_unknown_sizes_is_that_of_known_ones(kind):
+    x = RNG.normal(size=(2, 5, 6, 1)).astype("float32")
+    free, fixed = keras.Input((None, None, 1)), keras.Input((5, 6, 1))
+    made = [keras.Model(start, networks.Pad(2, (kind, "open"))(start)) for start in (free, fixed)]
+    assert made[0].output_shape == (None, None, None, 1)
+    np.testing.assert_array_equal(made[0].predict_on_batch(x), made[1].predict_on_batch(x))
+    np.testing.assert_array_equal(networks.Pad(0, (kind, "open"))(x), x)

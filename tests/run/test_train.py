@@ -1,6 +1,7 @@
 """A run from a YAML file: what is learned, what is written, and what is refused."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -104,15 +105,31 @@ def test_a_prediction_is_not_overwritten_unless_asked(folder):
         write_prediction(args[0], args[1], str(folder / "x.txt"))
 
 
-def test_a_failing_write_leaves_nothing_behind(folder, monkeypatch):
+def test_a_failing_write_leaves_nothing_under_the_name_and_is_resumed(folder, monkeypatch, capsys):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", full)
     before = set(folder.iterdir())
-    with pytest.raises(OSError, match="No space left"):
-        write_prediction(str(folder / "out"), str(folder / "sst.nc"), str(folder / "full.nc"))
-    assert set(folder.iterdir()) == before
+    command = ["predict", str(folder / "out"), str(folder / "sst.nc"), "--out", str(folder / "full.nc")]
+    with monkeypatch.context() as m:
+        m.setattr(xr.Dataset, "to_netcdf", full)
+        assert cli.main(command) == 1
+        assert re.search(r"No space left(.|\n)*1 of 1 regions are written.*--resume", capsys.readouterr().err)
+        assert set(folder.iterdir()) - before == {folder / "full.nc.partial"}
+        m.setattr(xr.Dataset, "to_zarr", full)
+        assert cli.main([*command[:-1], str(folder / "empty.zarr")]) == 1
+    assert not (folder / "empty.zarr.partial").exists()
+    assert cli.main(command) == 1
+    assert "was stopped" in capsys.readouterr().err
+    assert cli.main([*command, "--resume", "--tiles", "lat=3"]) == 1
+    assert "was begun with another options" in capsys.readouterr().err
+    assert cli.main([*command, "--resume"]) == 0
+    assert set(folder.iterdir()) - before == {folder / "full.nc"}
+    write_prediction(str(folder / "out"), str(folder / "sst.nc"), str(folder / "tiled.nc"), tiles={"lat": 3})
+    with xr.open_dataset(folder / "full.nc") as whole, xr.open_dataset(folder / "tiled.nc") as tiled:
+        xr.testing.assert_allclose(tiled.sst, whole.sst, atol=1e-5)
+    for made in ("full.nc", "tiled.nc"):
+        (folder / made).unlink()
 
 
 def test_a_run_is_not_overwritten_unless_asked(folder):

@@ -23,17 +23,22 @@ def replacing(target: Path) -> Iterator[Path]:
     with beside(target) as folder:
         made = folder / target.name
         yield made
-        if not target.is_dir():
-            os.replace(made, target)
-            return
-        # A folder cannot be replaced in one move: the old one steps aside, and comes back if the new one cannot follow.
-        old = folder / "old"
-        os.replace(target, old)
-        try:
-            os.replace(made, target)
-        except OSError:
-            os.replace(old, target)
-            raise
+        put(made, target)
+
+
+def put(made: Path, target: Path) -> None:
+    """Move *made* to *target*, on the same disk; what stood there is left beside *made*, under the name ``old``."""
+    if not target.is_dir():
+        os.replace(made, target)
+        return
+    # A folder cannot be replaced in one move: the old one steps aside, and comes back if the new one cannot follow.
+    old = made.parent / "old"
+    os.replace(target, old)
+    try:
+        os.replace(made, target)
+    except OSError:
+        os.replace(old, target)
+        raise
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from physml.run.atomic import adding_to, replacing
+from physml._atomic import adding_to, replacing
 
 
 def test_a_new_folder_takes_the_place_of_the_old_one(tmp_path):

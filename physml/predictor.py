@@ -1,0 +1,167 @@
+"""A FieldModel as a function of arrays: one model in each process, one compiled signature, whatever thread calls it."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import threading
+import uuid
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from physml import _backend
+from physml._errors import describe
+from physml.data.batches import fill_masked
+from physml.model import FieldModel, load
+from physml.receptive import replay
+
+
+class Predictor:
+    """A FieldModel as a function of arrays ``[row, *space, channel]``, in batches of one fixed size.
+
+    Batches are padded, so that a single signature is compiled. One thread at a time runs a network, which uses all
+    cores itself, while others read. Sent to another process it travels as a ``.keras`` file and is loaded there once.
+
+    Parameters
+    ----------
+    model
+        Used as it is when it is called.
+    batch_size
+        Rows given to the network at a time.
+    window
+        Sizes of the windows it will be given; None for the whole grid.
+    """
+
+    _one_at_a_time = threading.Lock()
+
+    def __init__(self, model: FieldModel, batch_size: int = 32, window: tuple[int, ...] | None = None) -> None:
+        if batch_size < 1:
+            raise ValueError(
+                describe("batch_size is not positive", expected=">= 1", received=batch_size, remedy="batch_size=32")
+            )
+        self.model, self.batch_size, self.window = model, batch_size, window
+        # Windows are cheap beside the maps they save, so that these always have a row to spare.
+        self._spare = _backend.spare_rows(batch_size if window is None else max(batch_size, 8))
+        self.token = uuid.uuid4().hex
+        self._file: bytes | None = None
+        self._run: Any = None
+
+    def __call__(self, x: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+        """Return the outputs of all rows; refuse inputs missing on valid cells.
+
+        Parameters
+        ----------
+        x
+            ``[row, *space, input channel]``; anything may stand on masked cells.
+        valid
+            Valid cells ``[*window, input channel]``, by default those of the layout.
+        """
+        layout, kind, size = self.model.layout, self.model.compute_dtype, self.batch_size
+        if valid is None:
+            valid = self._valid
+        out = np.empty((*x.shape[:-1], len(layout.targets)), kind)
+        with self._one_at_a_time:
+            if self._run is None:
+                self._run = self._compile(x.shape[1:])
+            for start in range(0, len(x), size):
+                rows = np.ascontiguousarray(x[start : start + size], kind)
+                n = len(rows)
+                if n < size + self._spare:
+                    rows = np.concatenate([rows, np.repeat(rows[-1:], size + self._spare - n, axis=0)])
+                y, bad = self._run(rows, valid)
+                if bad:
+                    fill_masked(rows[:n], valid, layout, "inputs")
+                out[start : start + n] = y[:n]
+        return out
+
+    @property
+    def _valid(self) -> np.ndarray:
+        if getattr(self, "_whole", None) is None:
+            self._whole = self.model.layout.valid("inputs")
+        return self._whole
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        model, kind = self.model, self.model.compute_dtype
+        network = model.network if self.window is None else partial(_any_size, model.network)
+
+        def function(x: Any, valid: Any) -> tuple[Any, Any]:
+            bad = ops.any(ops.logical_and(valid, ops.logical_not(ops.isfinite(x))))
+            if model.missing == "mean":
+                bad = ops.zeros_like(bad)
+            # The whole grid keeps its masks as constants of the graph.
+            window = None if self.window is None else valid
+            return model.through(x, network, window, training=False, penalties=False), bad
+
+        try:
+            return _backend.fixed_signature(
+                function, list(model.variables), [(self.batch_size + self._spare, *shape), shape], [kind, "bool"]
+            )
+        except (ValueError, TypeError) as error:
+            if self.window is None:
+                raise
+            raise ValueError(
+                describe(
+                    f"the network {model.network.name!r} cannot be run on a window of the map",
+                    expected=f"layers that take {self.window} in place of {model.layout.shape} cells",
+                    received=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+                    remedy="predict whole maps (tiles=None), or build the network on keras.Input((None, ..., channels))",
+                )
+            ) from error
+
+    def __dask_tokenize__(self) -> str:
+        return self.token
+
+    def __reduce__(self) -> Any:
+        if self._file is None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "model.keras")
+                self.model.save(path)
+                with open(path, "rb") as file:
+                    self._file = file.read()
+        return _restore, (self._file, self.batch_size, self.token, self.window)
+
+
+def rows_at_a_time(block: int, batch_size: int) -> int:
+    """Return the batch size, at most *batch_size*, that leaves the last batch of a block of rows fullest.
+
+    Examples
+    --------
+    >>> rows_at_a_time(50, 32), rows_at_a_time(8, 32), rows_at_a_time(97, 32)
+    (25, 8, 25)
+    """
+    return math.ceil(block / math.ceil(block / batch_size)) if batch_size >= 1 and block else batch_size
+
+
+def _any_size(network: Any, x: Any, training: bool = False) -> Any:
+    """Apply the layers of a network built for one size of map to another."""
+
+    def call(op: Any, *args: Any, **kwargs: Any) -> Any:
+        return op(*args, **kwargs)
+
+    del training  # layers take no training argument for False
+    x = ops.cast(x, network.compute_dtype) if isinstance(network, keras.Model) else x
+    return replay(network, x, call)
+
+
+_RESTORED: dict[str, Predictor] = {}
+_RESTORING = threading.Lock()
+
+
+def _restore(data: bytes, batch_size: int, token: str, window: tuple[int, ...] | None = None) -> Predictor:
+    with _RESTORING:
+        if token not in _RESTORED:
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "model.keras")
+                with open(path, "wb") as file:
+                    file.write(data)
+                restored = Predictor(load(path), batch_size, window)
+            restored.token, restored._file = token, data
+            _RESTORED[token] = restored
+            for old in list(_RESTORED)[:-4]:  # a worker that lives long does not collect models
+                del _RESTORED[old]
+        return _RESTORED[token]
