@@ -275,12 +275,24 @@ class FieldModel(keras.Model):
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train as ``keras.Model.fit`` does; :class:`physml.Batches` keep their own order, that of their seed and the epoch."""
+        given = [b for b in (x, kwargs.get("validation_data")) if isinstance(b, Batches)]
+        for batches in given:
+            batches.failure = None
+            if self.free_size or self.missing == "mean":
+                batches.fill = float("nan")  # this model tells masked and missing cells by NaN
+        data = x
         if isinstance(x, Batches):
             kwargs["shuffle"] = False  # Keras would reorder whole batches by the global random state
             kwargs["callbacks"] = [EpochOf(x), *keras.tree.flatten(kwargs.get("callbacks") or [])]
-            if (self.free_size or self.missing == "mean") and hasattr(x, "fill"):
-                x.fill = float("nan")  # this model tells masked and missing cells by NaN
-        return super().fit(x, *args, **kwargs)
+            if keras.backend.backend() == "tensorflow" and not kwargs.get("steps_per_epoch"):
+                data = x.tf_data()
+        try:
+            return super().fit(data, *args, **kwargs)
+        except Exception as error:  # TensorFlow wraps what a reader raises, trace and all
+            cause = next((b.failure for b in given if b.failure is not None), None)
+            if cause is not None and cause is not error:
+                raise cause from error
+            raise
 
     # losses and metrics in scaled units -------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from physml import Batches, FieldSpec
+import physml
+from physml import Batches, FieldModel, FieldSpec, Patches, Scaling, networks
 
 
 def numbered(n_time=11, runs=3):
@@ -165,3 +166,131 @@ def test_areas_without_weight_are_refused(sst):
 def test_a_batch_out_of_range_is_an_index_error():
     with pytest.raises(IndexError, match="batch 3 of 3"):
         Batches(numbered(), FieldSpec("b", "b"), 4)[3]
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Return two runs of 40 maps in a store of small chunks, read a few at a time."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2, 40, 6, 8)).astype("float32").cumsum(1)
+    ds = xr.Dataset({"a": (("run", "time", "y", "x"), values)}, {"time": np.arange(40), "run": [0, 1]})
+    ds.to_zarr(tmp_path / "a.zarr", consolidated=False, encoding={"a": {"chunks": (1, 7, 6, 8)}})
+    return xr.open_zarr(tmp_path / "a.zarr", consolidated=False)
+
+
+STEP = FieldSpec("a", "a", members="run", target_offsets=1)
+FEW = 30 * 6 * 8 * 4
+
+
+def linear(scaling):
+    return keras.Sequential([keras.Input((*scaling.layout.shape, 1)), keras.layers.Conv2D(1, 1)])
+
+
+def test_a_model_learns_the_same_from_a_store_and_from_tensors(stored):
+    scaling = Scaling.fit(stored, STEP)
+    trained = []
+    for kind in ("batches", "by hand"):
+        keras.utils.set_random_seed(0)
+        model = FieldModel(linear(scaling), scaling=scaling)
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        batches = Batches(stored, STEP, 8, shuffle=True, seed=3, memory=FEW)
+        assert len(batches.plan().groups) > 2
+        if kind == "batches":
+            history = model.fit(batches, epochs=3, verbose=0, validation_data=Batches(stored, STEP, 8))
+            assert len(history.history["val_loss"]) == 3
+            assert batches.epoch == 3
+        else:
+            for epoch in range(3):
+                for x, y, w in batches.iterate(epoch):
+                    model.train_on_batch(x, y, w)
+        batches.close()
+        trained.append([np.asarray(v) for v in model.trainable_variables])
+    for a, b in zip(*trained, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data feeds TensorFlow")
+def test_tf_data_holds_the_batches_goes_on_and_begins_the_next_epoch(stored):
+    batches = Batches(stored, STEP, 8, shuffle=True, seed=3, memory=FEW)
+    data = batches.tf_data(start=4)
+    first = list(data.as_numpy_iterator())
+    second = list(data.as_numpy_iterator())
+    for got, wanted in ((first, batches.iterate(0, 4)), (second, batches.iterate(1))):
+        for left, right in zip(got, wanted, strict=True):
+            for a, b in zip(left, right, strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert batches.epoch == 2
+    assert int(batches.tf_data().cardinality()) == len(batches)
+    assert len(next(iter(batches.tf_data(weights=False)))) == 2
+    fixed = batches.tf_data(epoch=5)
+    for _ in range(2):
+        np.testing.assert_array_equal(next(fixed.as_numpy_iterator())[0], batches.batch(5, 0)[0])
+    batches.close()
+
+
+def test_batches_begin_where_tensorflow_takes_them_over(stored):
+    for tensors in (Batches(stored, STEP, 3)[0], Batches(stored.load(), STEP, 5)[1]):
+        assert [t.ctypes.data % 64 for t in tensors] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_keras_model_is_fed_in_order(stored, workers):
+    seen = []
+
+    class Recorded(Batches):
+        def batch(self, epoch, index):
+            x, y, w = super().batch(epoch, index)
+            seen.append((index, float(x[0, 0, 0, 0])))
+            return x, y, w
+
+    model = linear(Scaling.identity(STEP.bind(stored)))
+    model.compile("sgd", "mse")
+    with Recorded(stored, STEP, 8, memory=FEW, workers=workers) as batches:
+        model.fit(batches, epochs=1, verbose=0, shuffle=False)
+        expected = {i: float(batches[i][0][0, 0, 0, 0]) for i in range(len(batches))}
+    assert all(expected[i] == value for i, value in seen)
+    assert set(expected) == {i for i, _ in seen}
+
+
+def test_what_a_reader_raises_ends_the_training_as_it_is(stored, tmp_path):
+    scaling = Scaling.fit(stored, STEP)
+    model = FieldModel(linear(scaling), scaling=scaling)
+    model.compile("sgd", "mse")
+    batches = Batches(stored, STEP, 8, memory=FEW)
+    chunk = tmp_path / "a.zarr" / "a" / "c" / "1" / "4" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+    with batches, pytest.raises(OSError, match=r"^'a': zarr array .*: chunk \(1, 4, 0, 0\) cannot be read") as caught:
+        model.fit(batches, epochs=2, verbose=0)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_patches_train_a_model_of_any_size_that_predicts_whole_maps(sst):
+    ds = sst.assign(temp=sst.temp.where(sst.wet, np.nan))
+    spec = FieldSpec(["temp", "bathymetry"], "salt", levels="depth", mask="wet", area="area")
+    scaling = Scaling.fit(ds, spec)
+    boundary = {"lat": "closed", "lon": "periodic"}
+    network = networks.cnn(scaling.layout, boundary=boundary, filters=4, blocks=1, first_kernel_size=3, any_size=True)
+    model = FieldModel(network, scaling=scaling)
+    model.compile("adam", "mse")
+    patches = Patches({"lat": 3, "lon": 4}, per_sample=2, periodic="lon", min_valid=0.5)
+    batches = Batches(ds, spec, 8, shuffle=True, patches=patches)
+    history = model.fit(batches, epochs=4, verbose=0, validation_data=Batches(ds, spec, 8, patches=patches))
+    assert np.isfinite(history.history["loss"]).all()
+    assert np.isfinite(history.history["val_loss"]).all()
+    assert np.isnan(batches[0][0]).any()
+    out = physml.predict(model, ds)
+    assert (out.salt.isnull() == ~ds.wet).all()
+
+
+def test_gaps_are_learned_around(sst):
+    sst["temp"][3, 0, 0, 0] = np.nan
+    sst["salt"][5, 3] = np.nan
+    spec = FieldSpec("temp", "salt", levels="depth", mask="wet")
+    whole = sst.fillna(0.0).where(sst.wet)
+    scaling = Scaling.fit(whole, spec)
+    model = FieldModel(networks.mlp(scaling.layout, hidden=(4,)), scaling=scaling, missing="mean")
+    model.compile("adam", "mse")
+    batches = Batches(sst, spec, 8, missing="mask")
+    history = model.fit(batches, epochs=3, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    assert np.isfinite(physml.predict(model, sst).salt.where(sst.wet, 0.0)).all()
