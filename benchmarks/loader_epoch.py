@@ -95,7 +95,8 @@ def fit_ours(folder: Path) -> Callable[[], object]:
     batches = Batches(
         opened(folder, "zarr"), FieldSpec(NAMES[:3], NAMES[3]), BATCH, shuffle=True, memory="256MB", threads=2
     )
-    return lambda: model.fit(batches, epochs=1, verbose=0, shuffle=False)
+    data = batches.tf_data(weights=False)  # as xbatcher, which gives none
+    return lambda: model.fit(data, epochs=1, verbose=0, shuffle=False)
 
 
 def fit_xbatcher(folder: Path) -> Callable[[], object]:

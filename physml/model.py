@@ -284,8 +284,16 @@ class FieldModel(keras.Model):
         if isinstance(x, Batches):
             kwargs["shuffle"] = False  # Keras would reorder whole batches by the global random state
             kwargs["callbacks"] = [EpochOf(x), *keras.tree.flatten(kwargs.get("callbacks") or [])]
-            if keras.backend.backend() == "tensorflow" and not kwargs.get("steps_per_epoch"):
+            own = type(x).__getitem__ is not Batches.__getitem__  # a subclass that changes what Keras asks for
+            if keras.backend.backend() == "tensorflow" and not kwargs.get("steps_per_epoch") and not own:
                 data = x.tf_data()
+        held_out = kwargs.get("validation_data")
+        if (
+            isinstance(held_out, Batches)
+            and keras.backend.backend() == "tensorflow"
+            and type(held_out).__getitem__ is Batches.__getitem__
+        ):
+            kwargs["validation_data"] = held_out.tf_data(epoch=held_out.epoch)  # the same at every epoch
         try:
             return super().fit(data, *args, **kwargs)
         except Exception as error:  # TensorFlow wraps what a reader raises, trace and all

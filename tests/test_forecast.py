@@ -212,6 +212,7 @@ def test_models_that_are_no_step_say_so(ds):
         physml.rollout(model, ds, 1)
 
 
+@pytest.mark.long
 def test_memory_of_a_prediction_does_not_grow_with_the_number_of_times(tmp_path):
     code = textwrap.dedent(
         """

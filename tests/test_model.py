@@ -161,9 +161,9 @@ def test_training_is_a_function_of_the_seed_and_counts_epochs_as_keras_does(gyre
     seen = []
 
     class Recorded(Batches):
-        def __getitem__(self, index):
-            seen.append((self.epoch, index))
-            return super().__getitem__(index)
+        def batch(self, epoch, index):
+            seen.append((epoch, index))
+            return super().batch(epoch, index)
 
     losses, state = [], random.getstate()
     for _ in range(2):
@@ -176,6 +176,21 @@ def test_training_is_a_function_of_the_seed_and_counts_epochs_as_keras_does(gyre
     assert seen[-6:] == [(e, i) for e in (0, 1) for i in range(3)]
     model.fit(batches, initial_epoch=2, epochs=3, verbose=0, callbacks=keras.callbacks.TerminateOnNaN())
     assert seen[-3:] == [(2, i) for i in range(3)]
+
+
+def test_batches_that_are_changed_on_their_way_are_what_a_model_is_trained_on(gyre, scaling):
+    asked = []
+
+    class Changed(Batches):
+        def __getitem__(self, index):
+            asked.append(index)
+            return super().__getitem__(index)
+
+    model = make(scaling)
+    model.compile("adam", "mse")
+    batches = Changed(gyre, scaling.layout, 10)
+    model.fit(batches, epochs=1, verbose=0)
+    assert set(asked) == set(range(len(batches)))
 
 
 def test_plain_numpy_arrays_train_it(scaling, batch):

@@ -135,8 +135,8 @@ def test_a_map_that_poolings_do_not_divide_is_still_met_exactly_at_its_ends():
     same(model, ds, {"lat": 9, "lon": 11})
 
 
-@settings(max_examples=12)
-@given(st.integers(1, 24), st.integers(1, 36), st.integers(1, 6), st.integers(1, 4))
+@settings(max_examples=8)
+@given(st.integers(3, 24), st.integers(3, 36), st.integers(1, 6), st.integers(1, 4))
 def test_any_tiles_chunks_and_batches_give_the_same(lat, lon, chunk, batch):
     ds = data()
     model = MODELS.setdefault("cnn", cnn(Scaling.fit(ds, SPEC)))
@@ -354,6 +354,7 @@ def test_every_window_holds_its_tile_and_the_halo_within_the_map(cells, tile, be
             assert min(cells, last + after) <= start + a.size <= cells
 
 
+@pytest.mark.long
 def test_memory_is_that_of_windows_and_not_of_maps(tmp_path):
     code = textwrap.dedent(
         """
@@ -363,24 +364,23 @@ def test_memory_is_that_of_windows_and_not_of_maps(tmp_path):
         from physml import FieldModel, FieldSpec, Scaling, networks
         def stored(n, cells):
             import dask.array as da
-            x = da.random.default_rng(0).normal(size=(n, cells, cells), chunks=(1, 64, 64)).astype("float32")
+            x = da.random.default_rng(0).normal(size=(n, cells, cells), chunks=(1, 128, 128)).astype("float32")
             ds = xr.Dataset({"x": (("time", "y", "z"), x)}, {"time": np.arange(n)})
             ds.to_zarr(f"{sys.argv[1]}/{cells}.zarr", consolidated=False)
             return xr.open_zarr(f"{sys.argv[1]}/{cells}.zarr", consolidated=False)
-        for cells in (256, 2048):
+        for cells in (256, 1536):
             ds = stored(2, cells)
             spec = FieldSpec("x", "x")
             layout = spec.bind(ds)
             net = networks.cnn(layout, boundary={"y": "periodic", "z": "open"}, filters=8, blocks=1)
             model = FieldModel(net, layout)
             with dask.config.set(num_workers=2):
-                out = physml.predict(model, ds, tiles={"y": 64, "z": 64}, batch_size=2)
+                out = physml.predict(model, ds, tiles={"y": 128, "z": 128}, batch_size=2)
                 out.x.mean().compute()
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         """
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     small, large = (float(x) for x in done.stdout.split())
-    # Whole, a map of 2048 cells squared takes 134 MB for every layer of 8 filters, and so twice 2 x 134 MB for a convolution.
-    # What grows here is the graph of the 1024 tiles.
-    assert large - small < 220, (small, large)
+    # Whole, a map of 1536 cells squared takes 75 MB for every layer of 8 filters, and so twice 2 x 75 MB for a convolution.
+    assert large - small < 100, (small, large)

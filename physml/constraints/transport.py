@@ -164,6 +164,7 @@ class Transport:
         """Return ``P(i -> i + d)`` for every displacement, ``[batch, *space, 1]`` each; they sum to one."""
         kind = _backend.widest_float()
         shares = ops.cast(ops.softmax(ops.cast(network_output, "float32") + self._prior, axis=-1), kind)
+        shares = shares / ops.sum(shares, axis=-1, keepdims=True)  # processors differ in the last digit of a softmax
         parts = [ops.expand_dims(p, -1) for p in ops.unstack(shares, axis=-1)]
         volume, divisor = (ops.cast(v, kind) for v in (self._volume, self._divisor))
         for _ in range(self.balance):

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from physml._errors import describe
+from physml.data._buffers import Buffers
 from physml.data.patches import Patches, cuts
 from physml.fields import Role
 from physml.layout import Layout
@@ -73,14 +74,16 @@ class Assembler:
         self.plain_weights = patches is None and missing != "mask"
         self.layout_rank = len(layout.shape)
         self._same = np.empty(0, dtype)
+        self.buffers = Buffers()
 
     def empty(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return tensors for *n* items: inputs, targets and weights."""
-        x, y = (aligned((n, *self.shape, len(self.layout.channels(role))), self.dtype) for role in ROLES)
+        take = self.buffers.take
+        x, y = (take((n, *self.shape, len(self.layout.channels(role))), self.dtype) for role in ROLES)
         if not self.plain_weights:
-            return x, y, aligned((n, *self.shape, *self.weights.shape[self.layout_rank :]), self.dtype)
+            return x, y, take((n, *self.shape, *self.weights.shape[self.layout_rank :]), self.dtype)
         if len(self._same) < n:  # every batch has the same: one copy serves all, and nobody may write to it
-            self._same = aligned((n, *self.weights.shape), self.dtype)
+            self._same = take((n, *self.weights.shape), self.dtype)
             self._same[...] = self.weights
             self._same.flags.writeable = False
         return x, y, self._same[:n]
@@ -182,20 +185,6 @@ class Assembler:
         if any(self.patches.margin.values()):  # type: ignore[union-attr]
             inside = self.patches.weight(self.layout.space, self.shape, origin, self.layout.shape)
             w *= inside.reshape(*inside.shape, *(1,) * (w.ndim - inside.ndim)).astype(w.dtype)
-
-
-def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an empty array that begins at a multiple of 64 bytes: TensorFlow takes it over instead of copying it.
-
-    Examples
-    --------
-    >>> aligned((3, 5), np.dtype("f4")).ctypes.data % 64
-    0
-    """
-    size = int(np.prod(shape, dtype=int)) * dtype.itemsize
-    raw = np.empty(size + 64, "u1")
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _patch(whole: np.ndarray, shape: Sequence[int], pieces: Any) -> np.ndarray:

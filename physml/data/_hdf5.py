@@ -225,19 +225,23 @@ def inflate() -> Undo:
 
 
 def _unshuffle(itemsize: int) -> Undo:
-    from numcodecs.shuffle import Shuffle
-
-    codec = Shuffle(itemsize)
-
     def undo(data: Any, size: int, into: np.ndarray | None) -> Any:
         if itemsize == 1:
             return data
-        whole = len(data) // itemsize * itemsize
-        if whole == len(data) == size and into is not None:
-            codec.decode(data, out=into.reshape(-1).view("u1"))
-            return into
-        if whole == len(data):
-            return codec.decode(data)
-        return bytes(codec.decode(data[:whole])) + bytes(data[whole:])  # HDF5 leaves a remainder as it is
+        flat = np.frombuffer(data, "u1")
+        whole = len(flat) // itemsize * itemsize
+        direct = into is not None and len(flat) == whole == size
+        out = into.reshape(-1).view("u1") if direct and into is not None else np.empty(len(flat), "u1")
+        _interleave(flat[:whole].reshape(itemsize, -1), out[:whole].reshape(-1, itemsize))
+        out[whole:] = flat[whole:]  # HDF5 leaves a remainder as it is
+        return into if direct else out
 
     return undo
+
+
+def _interleave(planes: np.ndarray, out: np.ndarray, block: int = 1 << 16) -> None:
+    """Put the bytes of each value together again, a block at a time that stays in the cache."""
+    for start in range(0, len(out), block):
+        part = out[start : start + block]
+        for k, plane in enumerate(planes):
+            part[:, k] = plane[start : start + block]

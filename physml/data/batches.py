@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -93,17 +92,30 @@ class Batches(Loader, keras.utils.PyDataset):
         import tensorflow as tf
 
         tensors = self._assembling().empty(1)[: 3 if weights else 2]
-        shapes = tuple(tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in tensors)
+        kinds = [t.dtype for t in tensors]
         begin = [start]
 
-        def one_pass() -> Iterator[tuple[np.ndarray, ...]]:
+        def new_pass() -> np.ndarray:
             first, begin[0] = begin[0], 0
-            for batch in self.iterate(epoch, first):
-                yield batch[: len(shapes)]
-            if epoch is None:
-                self.on_epoch_end()
+            return np.array([self.epoch if epoch is None else epoch, first])
 
-        found = tf.data.Dataset.from_generator(one_pass, output_signature=shapes)
+        def one(number: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
+            found = list(self.batch(int(number), int(index))[: len(tensors)])
+            if epoch is None and index == len(self) - 1:
+                self.on_epoch_end()
+            return found
+
+        def read(number: Any, index: Any) -> tuple[Any, ...]:
+            found = tf.numpy_function(one, (number, index), kinds)
+            return tuple(tf.ensure_shape(f, (None, *t.shape[1:])) for f, t in zip(found, tensors, strict=True))
+
+        def batches(_: Any) -> Any:
+            this = tf.ensure_shape(tf.numpy_function(new_pass, (), np.int64), (2,))
+            return tf.data.Dataset.range(this[1], len(self)).map(lambda index: read(this[0], index))
+
+        # Not from_generator: it has the C library give back memory at once, and every tensor of the process then pays for
+        # new pages.
+        found = tf.data.Dataset.range(1).flat_map(batches)
         if start == 0:
             found = found.apply(tf.data.experimental.assert_cardinality(len(self)))
         options = tf.data.Options()

@@ -271,7 +271,7 @@ class Loader:
         measure
             Read one group to tell the speed.
         """
-        from physml.data.report import ReadingReport
+        from physml.data._reading_report import ReadingReport
 
         return ReadingReport.of(self, measure=measure)
 
@@ -280,6 +280,8 @@ class Loader:
         with self._lock:
             if self._pool is not None:
                 self._pool.close()
+            if self._assembler is not None:
+                self._assembler.buffers.clear()
 
     def __enter__(self) -> Loader:
         return self

@@ -316,10 +316,26 @@ def test_threads_end_with_the_loader_and_after_an_early_exit(stored):
 
 
 def test_a_yielded_batch_is_never_written_again(stored):
-    with Loader(stored, SPEC, 2, memory=SMALL) as loader:
-        kept = [(batch, [t.copy() for t in batch]) for batch in loader]
-    for batch, copies in kept:
-        same([batch], [copies])
+    loader = Loader(stored, SPEC, 4, shuffle=True, memory=SMALL)
+    kept = list(loader)
+    first = [tuple(np.array(t) for t in batch) for batch in kept]
+    for _ in range(3):
+        list(loader.iterate(1))
+    same(kept, first)
+
+
+def test_the_memory_of_a_batch_serves_again_once_no_view_of_it_is_left(stored):
+    loader = Loader(stored, SPEC, 4)
+    x = loader[0][0]
+    at, part = x.ctypes.data, x[1:, :, 1].T
+    held = np.array(part)
+    del x
+    others = [loader[i][0] for i in range(1, 4)]
+    assert at not in {o.ctypes.data for o in others}
+    np.testing.assert_array_equal(part, held)
+    assert all(o.ctypes.data % 64 == 0 for o in others)
+    del part
+    assert loader[0][0].ctypes.data == at
 
 
 def test_the_cut_joins_short_chunks_and_divides_long_ones():
