@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -198,6 +199,27 @@ def _in_rows(array: xr.DataArray, core: Sequence[str]) -> xr.DataArray:
     return array.chunk({d: -1 if d in core else "auto" for d in array.dims})
 
 
+@dataclass(frozen=True)
+class _Block:
+    """A function of rows on blocks with several leading dimensions; dask asks the function itself for its name, not its pickle."""
+
+    function: Callable[..., np.ndarray]
+    core: int
+    reduce: bool
+
+    def __call__(self, *blocks: np.ndarray) -> np.ndarray:
+        leading = blocks[0].shape[: -self.core]
+        flat = [b.reshape(-1, *b.shape[-self.core :]) for b in blocks]
+        out = self.function(*flat)
+        shape = out.shape[-1:] if self.reduce else out.shape[1:]
+        return np.asarray(out).reshape(*leading, *shape)
+
+    def __dask_tokenize__(self) -> Any:
+        from dask.base import normalize_token
+
+        return type(self).__qualname__, normalize_token(self.function), self.core, self.reduce
+
+
 def map_samples(
     function: Callable[..., np.ndarray],
     arrays: Sequence[xr.DataArray],
@@ -226,21 +248,12 @@ def map_samples(
     xarray.DataArray
         ``[*leading, *space, channel]`` with the leading coordinates of the first array.
     """
-    core = len(space) + 1
-
-    def block(*blocks: np.ndarray) -> np.ndarray:
-        leading = blocks[0].shape[:-core]
-        flat = [b.reshape(-1, *b.shape[-core:]) for b in blocks]
-        out = function(*flat)
-        shape = out.shape[-1:] if reduce else out.shape[1:]
-        return np.asarray(out).reshape(*leading, *shape)
-
     names = [f"_in{i}" for i in range(len(arrays))]
     rows = [_in_rows(a.drop_vars("channel", errors="ignore"), [*space, "channel"]) for a in arrays]
     renamed = [a.rename(channel=n) for a, n in zip(rows, names, strict=True)]
     keep = [] if reduce else list(space)
     return xr.apply_ufunc(
-        block,
+        _Block(function, len(space) + 1, reduce),
         *renamed,
         input_core_dims=[[*space, n] for n in names],
         output_core_dims=[[*keep, "channel"]],

@@ -50,6 +50,7 @@ class Predictor:
         self.token = uuid.uuid4().hex
         self._file: bytes | None = None
         self._run: Any = None
+        self._rows: Any = None
 
     def __call__(self, x: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
         """Return the outputs of all rows; refuse inputs missing on valid cells.
@@ -68,11 +69,12 @@ class Predictor:
         with self._one_at_a_time:
             if self._run is None:
                 self._run = self._compile(x.shape[1:])
+                self._rows = np.empty((size + self._spare, *x.shape[1:]), kind)
+            rows = self._rows
             for start in range(0, len(x), size):
-                rows = np.ascontiguousarray(x[start : start + size], kind)
-                n = len(rows)
-                if n < size + self._spare:
-                    rows = np.concatenate([rows, np.repeat(rows[-1:], size + self._spare - n, axis=0)])
+                n = min(size, len(x) - start)
+                rows[:n] = x[start : start + n]
+                rows[n:] = rows[n - 1]
                 y, bad = self._run(rows, valid)
                 if bad:
                     fill_masked(rows[:n], valid, layout, "inputs")
