@@ -62,7 +62,8 @@ class FieldModel(keras.Model):
     loss_units
         ``"scaled"`` or ``"physical"``: what losses and metrics see.
     missing
-        ``"raise"``: an input missing on a valid cell stays an error, or NaN in the output. ``"mean"``: it is taken at its mean.
+        ``"raise"``: an input missing on a valid cell is an error in :func:`physml.predict`, and makes its sample NaN elsewhere.
+        ``"mean"``: it is taken at its mean.
     provenance
         Entries kept with the model, such as the source of the data.
 
@@ -211,7 +212,17 @@ class FieldModel(keras.Model):
                     remedy="physml.predict(model, ds), or model.layout.pack(ds, 'inputs')",
                 )
             )
-        return self.through(inputs, self.network, training=training)
+        return self._loud(inputs, self.through(inputs, self.network, training=training))
+
+    def _loud(self, inputs: Any, y: Any) -> Any:
+        """Return NaN for samples with an input missing on a valid cell: on some processors an activation turns NaN into 0."""
+        if self.missing == "mean":
+            return y
+        x = ops.cast(inputs, self.compute_dtype)
+        there, present = ops.isfinite(x), valid_cells(self, x)
+        there = there if present is None else ops.logical_or(there, ops.logical_not(present))
+        whole = ops.all(there, axis=tuple(range(1, len(x.shape))), keepdims=True)
+        return self._masked(ops.where(whole, y, ops.full_like(y, float("nan"))))
 
     def through(
         self, inputs: Any, network: Any, valid: Any = None, training: bool | None = None, penalties: bool = True

@@ -449,7 +449,10 @@ def test_the_kind_of_a_missing_input_decides_what_becomes_of_it(gyre, scaling, b
     i, j = np.argwhere(gyre.wet.values)[3]
     x[:, i, j, 1] = np.nan
     loud, mean = make(scaling), make(scaling, missing="mean")
-    assert np.isnan(loud.predict_on_batch(x)).any()
+    one = batch[0].copy()
+    one[2] = x[2]
+    spoilt = np.isnan(loud.predict_on_batch(one)).any((1, 2, 3))
+    assert spoilt.tolist() == [n == 2 for n in range(len(one))]  # and its sample alone
     out = mean.predict_on_batch(x)
     filled = x.copy()
     filled[:, i, j, 1] = scaling.mean["u"][0]
