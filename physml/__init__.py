@@ -27,6 +27,12 @@ _HOMES = {
     "rollout": "forecast",
     "FieldStep": "forecast",
     "NonNegative": "constraints.bounds",
+    "Bounds": "constraints.bounds",
+    "Monotone": "constraints.bounds",
+    "Simplex": "constraints.closure",
+    "Closure": "constraints.closure",
+    "BlockMean": "constraints.closure",
+    "Budget": "constraints.balance",
     "Conserve": "constraints.budget",
     "Constraints": "constraints.combine",
     "ConstraintLayer": "constraints.layer",
@@ -36,8 +42,14 @@ _ROOMS = ("assimilation", "constraints", "data", "explain", "grid", "networks", 
 __all__ = sorted([*_HOMES, *_ROOMS])
 
 if TYPE_CHECKING:
+    from physml.constraints.balance import Budget as Budget
+    from physml.constraints.bounds import Bounds as Bounds
+    from physml.constraints.bounds import Monotone as Monotone
     from physml.constraints.bounds import NonNegative as NonNegative
     from physml.constraints.budget import Conserve as Conserve
+    from physml.constraints.closure import BlockMean as BlockMean
+    from physml.constraints.closure import Closure as Closure
+    from physml.constraints.closure import Simplex as Simplex
     from physml.constraints.combine import Constraints as Constraints
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
     from physml.constraints.transport import Transport as Transport

@@ -159,6 +159,7 @@ class FieldModel(keras.Model):
         self._scale = ScalingGraph(self.scaling, self.increment, self.compute_dtype)
         self.loss_scale = self._scale.unit
         """What a scaled unit is in physical (or transformed) units, by target channel, over all months."""
+        self.constraints = self.constraints.weighed(_variances(self.scaling, layout))
         valid_in, valid_out = layout.valid("inputs"), layout.valid("targets")
         self._valid_in = None if valid_in.all() else valid_in
         self._valid_out = None if valid_out.all() else valid_out
@@ -397,6 +398,16 @@ class FieldModel(keras.Model):
             dtype=keras.saving.deserialize_keras_object(config.pop("dtype")),
             **config,
         )
+
+
+def _variances(scaling: Scaling, layout: Layout) -> dict[str, np.ndarray]:
+    """Return the variance of each target by level, where the scaling knows it in physical units."""
+    std, out = np.asarray(scaling.vector("std", "targets"), "float64"), {}
+    for n in layout.spec.targets:
+        if not scaling.method(n).nonlinear:
+            found = std[layout.where("targets", n, layout.spec.offsets("targets", n)[0])]
+            out[n] = np.where(found > 0, found, 1.0) ** 2
+    return out
 
 
 def make_head(config: Mapping[str, Any]) -> Transport:

@@ -35,8 +35,8 @@ def whole_grid_reason(model: FieldModel) -> str | None:
     """Return why an output cell depends on the whole grid whatever the network, or None."""
     if model.head is not None:
         return f"the head {type(model.head).__name__}, which holds the masks of the grid"
-    summed = [law for law in model.constraints if law.held_sum(model.layout) is not None]
-    return f"{summed[0]}, a sum with weights of the whole grid" if summed else None
+    summed = [law for law in model.constraints if not law.local()]
+    return f"{summed[0]}, a law with fields of the whole grid" if summed else None
 
 
 def refuse_whole_grid(model: FieldModel) -> None:
@@ -47,8 +47,8 @@ def refuse_whole_grid(model: FieldModel) -> None:
     ValueError
         For a head, and for laws, hard or soft, that are sums over the grid.
     """
-    soft = [law for law in model.penalties if law.held_sum(model.layout) is not None]
-    reason = whole_grid_reason(model) or (f"{soft[0]}, a sum with weights of the whole grid" if soft else None)
+    soft = [law for law in model.penalties if not law.local()]
+    reason = whole_grid_reason(model) or (f"{soft[0]}, a law with fields of the whole grid" if soft else None)
     if reason is not None:
         raise ValueError(
             describe(

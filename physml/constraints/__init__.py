@@ -7,6 +7,12 @@ from typing import Any
 _HOMES = {
     "Constraint": "base",
     "NonNegative": "bounds",
+    "Bounds": "bounds",
+    "Monotone": "bounds",
+    "Budget": "balance",
+    "Closure": "closure",
+    "Simplex": "closure",
+    "BlockMean": "closure",
     "Conserve": "budget",
     "Constraints": "combine",
     "ConstraintLayer": "layer",

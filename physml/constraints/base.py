@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from physml._errors import closest, describe
 from physml.layout import Layout
+
+if TYPE_CHECKING:
+    from physml.constraints.linear import LinearLaw
+    from physml.constraints.nearby import Box, Chain
 
 Fields = Mapping[str, Any]
 """Tensors ``[batch, *space, offset and level]`` by variable."""
@@ -49,8 +53,17 @@ class Constraint:
     name: str
     """Name of the target variable it acts on."""
     _held: tuple[Layout, SumLaw | None] | None = None
+    _held_laws: tuple[Layout, tuple[LinearLaw, ...]] | None = None
     relative = False
     """Whether its residual is relative, or in the units of the variable."""
+
+    def mentions(self) -> tuple[str, ...]:
+        """Return the names of the variables it speaks of that may be targets."""
+        return (self.name,)
+
+    def factors(self) -> tuple[str, ...]:
+        """Return the names of the fields that weigh its terms."""
+        return ()
 
     def statics(self, layout: Layout) -> dict[str, xr.DataArray]:
         """Return the static fields to be kept with the layout."""
@@ -110,9 +123,25 @@ class Constraint:
 
         return Constraints([self])
 
-    def bounds(self, layout: Layout) -> tuple[float | None, float | None]:
-        """Return its lower and upper bound in the units of the variable, None where it sets none."""
-        return None, None
+    def boxes(self, layout: Layout) -> dict[str, Box]:
+        """Return the bounds it sets, by variable."""
+        return {}
+
+    def linear(self, layout: Layout) -> tuple[LinearLaw, ...]:
+        """Return the linear laws it holds."""
+        return ()
+
+    def chains(self, layout: Layout) -> tuple[Chain, ...]:
+        """Return the orders it holds."""
+        return ()
+
+    def local(self) -> bool:
+        """Tell whether it holds cell by cell whatever the grid, and so on any window of it."""
+        return False
+
+    def miss(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
+        """Return the residual beside the size of what it compares, dimensionless; the residual itself for bounds."""
+        return self.residual(outputs, inputs, layout)
 
     def sum_law(self, layout: Layout) -> SumLaw | None:
         """Return the weighted sum it holds, or None."""
@@ -125,6 +154,13 @@ class Constraint:
             known is None or known[0] is not layout
         ):  # one assignment, so that threads with other layouts cannot mix theirs in
             known = self._held = (layout, self.sum_law(layout))
+        return known[1]
+
+    def held_linear(self, layout: Layout) -> tuple[LinearLaw, ...]:
+        """Return :meth:`linear`, made once for a layout."""
+        known = self._held_laws
+        if known is None or known[0] is not layout:
+            known = self._held_laws = (layout, self.linear(layout))
         return known[1]
 
     def get_config(self) -> dict[str, Any]:

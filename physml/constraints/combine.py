@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from keras import ops
 
-from physml._errors import describe
-from physml.constraints.base import Constraint, Fields, SumLaw
-from physml.constraints.bounds import NonNegative
+from physml._errors import closest, describe
+from physml.constraints import _plan
+from physml.constraints._arrange import arrange, at_start, disarrange, fold, unfold
+from physml.constraints.balance import Budget
+from physml.constraints.base import Constraint, Fields
+from physml.constraints.bounds import Bounds, Monotone, NonNegative
 from physml.constraints.budget import Conserve
-from physml.constraints.projection import project_sum
+from physml.constraints.closure import BlockMean, Closure, Simplex
+from physml.constraints.joint import project as project_jointly
+from physml.constraints.projection import clip, project_sum
 from physml.layout import Layout
 
-KINDS: dict[str, type[Constraint]] = {"NonNegative": NonNegative, "Conserve": Conserve}
+__all__ = ["KINDS", "Constraints", "arrange", "at_start", "disarrange", "fold", "label", "labels", "unfold"]
+
+KINDS: dict[str, type[Constraint]] = {
+    kind.__name__: kind for kind in (NonNegative, Bounds, Simplex, Monotone, Conserve, Budget, Closure, BlockMean)
+}
 """Constraints by the name used in configurations and saved models."""
+GRADIENTS = ("exact", "straight-through", "leaky")
 
 
 class Constraints:
-    """Laws that hold together: bounds, and one weighted sum for each variable.
+    """Laws that hold together: one feasible set, and the projection onto its nearest point.
 
     Parameters
     ----------
     laws
         Constraints in any order; the projection is onto their intersection, so the order does not matter.
+    metric
+        Cost of moving a variable, by name: a number, or a field without sample dimension. By default the area of the cell (its
+        weight where a law sums the variable over space) over the variance of the variable, which a :class:`physml.FieldModel`
+        takes from its scaling; without a scaling the variance counts 1.
+    exclude
+        Cells that are left as they are, by variable: the name of a boolean field, or labels of a level dimension, ``{"temp":
+        {"depth": [5.0]}}``. They still count in the sums.
+    gradient
+        ``"exact"``: that of the projection, by implicit differentiation. ``"leaky"``: cells at a bound pass 5 % of it, so that they
+        cannot stay there for good. ``"straight-through"``: that of the identity. The output obeys the laws in all three.
 
     Examples
     --------
@@ -34,7 +56,14 @@ class Constraints:
     2
     """
 
-    def __init__(self, laws: Iterable[Constraint] | Constraint = ()) -> None:
+    def __init__(
+        self,
+        laws: Iterable[Constraint] | Constraint = (),
+        *,
+        metric: Mapping[str, float | str | xr.DataArray] | None = None,
+        exclude: Mapping[str, Any] | None = None,
+        gradient: str = "exact",
+    ) -> None:
         self.laws = (laws,) if isinstance(laws, Constraint) else tuple(laws)
         strangers = [law for law in self.laws if not isinstance(law, Constraint)]
         if strangers:
@@ -46,6 +75,21 @@ class Constraints:
                     remedy="pass constraints, such as NonNegative('tracer')",
                 )
             )
+        if gradient not in GRADIENTS:
+            raise ValueError(
+                describe(
+                    f"Constraints: gradient is not understood{closest(str(gradient), GRADIENTS)}",
+                    expected=f"one of {GRADIENTS}",
+                    received=repr(gradient),
+                    remedy="gradient='exact'",
+                )
+            )
+        self._given = {f"metric_of_{n}": m for n, m in (metric or {}).items() if isinstance(m, xr.DataArray)}
+        self.costs = {n: f"metric_of_{n}" if isinstance(m, xr.DataArray) else m for n, m in (metric or {}).items()}
+        self.exclude = dict(exclude or {})
+        self.gradient = gradient
+        self.variance: dict[str, np.ndarray] = {}
+        self._planned: tuple[Layout, list[_plan.Part]] | None = None
 
     def __iter__(self) -> Iterator[Constraint]:
         return iter(self.laws)
@@ -54,7 +98,16 @@ class Constraints:
         return len(self.laws)
 
     def __repr__(self) -> str:
-        return f"Constraints({list(self.laws)!r})"
+        options = {"metric": self.costs, "exclude": self.exclude}
+        said = "".join(f", {k}={v!r}" for k, v in options.items() if v)
+        said += f", gradient={self.gradient!r}" if self.gradient != "exact" else ""
+        return f"Constraints({list(self.laws)!r}{said})"
+
+    def weighed(self, variance: Mapping[str, np.ndarray]) -> Constraints:
+        """Return the same laws with the variance of each variable ``[level]`` in the default metric."""
+        out = copy.copy(self)
+        out.variance, out._planned = dict(variance), None
+        return out
 
     def bind(self, layout: Layout) -> Layout:
         """Return the layout with every field the laws need kept in it; refuse one they cannot act on.
@@ -62,9 +115,11 @@ class Constraints:
         Raises
         ------
         KeyError, ValueError
-            For names, dimensions, weights or units that do not fit, and for two weighted sums on one variable.
+            For names, dimensions, weights or units that do not fit, for bounds that leave no value, and for laws that follow
+            from others.
         """
         fields = {n: f for law in self.laws for n, f in law.statics(layout).items()}
+        fields |= _plan.fields_of(self, layout)
         before, layout = layout, layout.keep(fields) if fields else layout
         for n in set(fields) & set(before.kept):
             if not np.array_equal(before.statics[n].values, layout.statics[n].values, equal_nan=True):
@@ -76,53 +131,60 @@ class Constraints:
                         remedy="put both into the Dataset under names of their own, and pass weights='name'",
                     )
                 )
-        sums: dict[str, Constraint] = {}
         for law in self.laws:
             law.verify(layout)
-            if law.held_sum(layout) is None:
-                continue
-            if law.name in sums:
-                raise ValueError(
-                    describe(
-                        f"two weighted sums act on {law.name!r}",
-                        expected="at most one Conserve for each variable",
-                        received=[sums[law.name], law],
-                        remedy="merge them, or drop the one that follows from the other",
-                    )
-                )
-            sums[law.name] = law
+        _plan.check(self, layout)
         return layout
+
+    def plan(self, layout: Layout) -> list[_plan.Part]:
+        """Return what is done to which variables, made once for a layout."""
+        known = self._planned
+        if (
+            known is None or known[0] is not layout
+        ):  # one assignment, so that threads with other layouts cannot mix theirs in
+            known = self._planned = (layout, _plan.parts(self, layout))
+        return known[1]
 
     def residuals(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
         """Return the residual of every law by its label."""
-        return {label(law): law.residual(outputs, inputs, layout) for law in self.laws}
+        return {k: law.residual(outputs, inputs, layout) for k, law in labels(self).items()}
 
     def project(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
         """Return the nearest fields that satisfy all laws, ``[batch, *space, offset and level]`` by variable."""
         out = dict(outputs)
-        for name in dict.fromkeys(law.name for law in self.laws):
-            mine = [law for law in self.laws if law.name == name]
-            lows = [b for b in (law.bounds(layout)[0] for law in mine) if b is not None]
-            highs = [b for b in (law.bounds(layout)[1] for law in mine) if b is not None]
-            low, high = max(lows, default=None), min(highs, default=None)
-            sums = [s for s in (law.held_sum(layout) for law in mine) if s is not None]
-            if sums:
-                y, terms, weights = arrange(out[name], inputs, sums[0], name, layout)
-                y = project_sum(
-                    y,
-                    terms,
-                    weights=weights,
-                    coefficients=list(sums[0].terms.values()),
-                    constant=sums[0].constant,
-                    lower=low,
-                    upper=high,
-                )
-                out[name] = disarrange(y, out[name], sums[0], layout)
-            else:
-                y = out[name]
-                y = y if low is None else ops.maximum(y, ops.cast(low, y.dtype))
-                out[name] = y if high is None else ops.minimum(y, ops.cast(high, y.dtype))
+        for part in self.plan(layout):
+            out |= self._project(part, out, inputs, layout)
         return out
+
+    def _project(self, part: _plan.Part, out: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
+        if part.total is None and part.simple:
+            (name,) = part.problem.names
+            box = part.problem.boxes[name]
+            offsets = len(layout.spec.offsets("targets", name))
+            low, high = (None if b is None else np.concatenate([b] * offsets, axis=-1) for b in (box.low, box.high))
+            return {name: clip(out[name], low, high, self.gradient)}
+        if part.total is not None:
+            (name,), law = part.problem.names, part.total
+            y, terms, weights = arrange(out[name], inputs, law, name, layout)
+            y = project_sum(
+                y,
+                terms,
+                weights=weights,
+                coefficients=list(law.terms.values()),
+                constant=law.constant,
+                metric=part.metric,
+                lower=part.low,
+                upper=part.high,
+                gradient=self.gradient,
+            )
+            return {name: disarrange(y, out[name], law, layout)}
+        names = part.problem.names
+        moved = project_jointly(
+            part.problem,
+            fold({n: out[n] for n in names}, layout),
+            at_start(inputs, part.problem.inputs, layout, names[0]),
+        )
+        return unfold(moved, out, layout)
 
     def loss(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
         """Return the soft loss: the sum over laws of the mean squared residual."""
@@ -135,7 +197,7 @@ class Constraints:
         """Return the greatest absolute residual of every law by its label."""
         return {k: ops.max(ops.abs(r)) for k, r in self.residuals(outputs, inputs, layout).items()}
 
-    def layer(self, layout: Layout, penalty: float | None = None) -> Any:
+    def layer(self, layout: Layout, penalty: Any = None) -> Any:
         """Return a Keras layer of physical outputs and inputs: see :class:`physml.constraints.ConstraintLayer`."""
         from physml.constraints.layer import ConstraintLayer
 
@@ -159,15 +221,20 @@ class Constraints:
 
         return report(self, outputs, inputs, **roles)
 
-    def to_config(self) -> list[dict[str, Any]]:
+    def to_config(self) -> Any:
         """Return plain values from which :meth:`from_config` makes the same laws."""
-        return [{"type": type(law).__name__, **law.get_config()} for law in self.laws]
+        laws = [{"type": type(law).__name__, **law.get_config()} for law in self.laws]
+        options: dict[str, Any] = {"metric": self.costs, "exclude": self.exclude} if self.costs or self.exclude else {}
+        options |= {"gradient": self.gradient} if self.gradient != "exact" else {}
+        return {"laws": laws, **options} if options else laws
 
     @classmethod
-    def from_config(cls, config: Iterable[Mapping[str, Any]]) -> Constraints:
-        """Return the laws described by ``{"type": ..., **arguments}``."""
-        from physml._errors import closest
-
+    def from_config(cls, config: Any) -> Constraints:
+        """Return the laws described by ``{"type": ..., **arguments}``, alone or as ``{"laws": [...], "gradient": ...}``."""
+        options: dict[str, Any] = {}
+        if isinstance(config, Mapping):
+            options = {k: v for k, v in config.items() if k != "laws"}
+            config = config["laws"]
         laws = []
         for entry in config:
             kind = entry.get("type")
@@ -181,7 +248,7 @@ class Constraints:
                     )
                 )
             laws.append(KINDS[kind](**{k: v for k, v in entry.items() if k != "type"}))
-        return cls(laws)
+        return cls(laws, **options)
 
 
 def label(law: Constraint) -> str:
@@ -195,69 +262,13 @@ def label(law: Constraint) -> str:
     return f"{type(law).__name__.lower()}_{law.name}"
 
 
-def arrange(y: Any, inputs: Fields, law: SumLaw, name: str, layout: Layout) -> tuple[Any, list[Any], np.ndarray]:
-    """Bring fields ``[batch, *space, offset and level]`` into ``[batch and offset, group, cell]`` for a weighted sum.
-
-    Returns
-    -------
-    y, terms
-        The outputs, and the input terms at offset 0 repeated for every target offset.
-    weights
-        ``[group, cell]``.
-    """
-    n_offsets = len(layout.spec.offsets("targets", name))
-    terms = []
-    for source in law.terms:
-        inner = layout.where("inputs", source, 0)
-        start = inner.start - layout.where("inputs", source).start
-        x = inputs[source][..., start : start + layout.variables[source].depth]
-        if layout.variables[source].depth != layout.variables[name].depth:
-            x = ops.broadcast_to(x, (*ops.shape(x)[:-1], layout.variables[name].depth))
-        terms.append(_group(x, law, 1, layout))
-    terms = [ops.repeat(t, n_offsets, axis=0) for t in terms] if n_offsets > 1 else terms
-    weights = _group_array(law.weights[None], law, len(layout.space))[0]
-    return _group(y, law, n_offsets, layout), terms, weights
-
-
-def _axes(law: SumLaw, n_space: int) -> tuple[list[int], list[int]]:
-    """Axes of ``[batch, *space, level]`` that stay and that are summed."""
-    summed = [1 + a for a in law.axes] + ([1 + n_space] if law.over_levels else [])
-    return [a for a in range(1, n_space + 2) if a not in summed], summed
-
-
-def _group_array(x: np.ndarray, law: SumLaw, n_space: int) -> np.ndarray:
-    stay, summed = _axes(law, n_space)
-    moved = np.transpose(x, (0, *stay, *summed))
-    return moved.reshape(x.shape[0], int(np.prod([x.shape[a] for a in stay], dtype=int)), -1)
-
-
-def _group(x: Any, law: SumLaw, n_offsets: int, layout: Layout) -> Any:
-    n_space = len(layout.space)
-    depth = x.shape[-1] // n_offsets
-    if n_offsets > 1:
-        x = ops.reshape(x, (-1, *layout.shape, n_offsets, depth))
-        x = ops.reshape(ops.moveaxis(x, -2, 1), (-1, *layout.shape, depth))
-    stay, summed = _axes(law, n_space)
-    sizes = (None, *layout.shape, depth)
-    groups = int(np.prod([sizes[a] for a in stay], dtype=int))
-    cells = int(np.prod([sizes[a] for a in summed], dtype=int))
-    if [*stay, *summed] != list(range(1, n_space + 2)):
-        x = ops.transpose(x, (0, *stay, *summed))
-    return ops.reshape(x, (-1, groups, cells))
-
-
-def disarrange(y: Any, like: Any, law: SumLaw, layout: Layout) -> Any:
-    """Undo :func:`arrange` for the outputs."""
-    n_space = len(layout.space)
-    stay, summed = _axes(law, n_space)
-    depth = law.weights.shape[-1]
-    n_offsets = like.shape[-1] // depth
-    sizes = (None, *layout.shape, depth)
-    y = ops.reshape(y, (-1, *(sizes[a] for a in stay), *(sizes[a] for a in summed)))
-    back = np.argsort([*stay, *summed])
-    if list(back) != list(range(n_space + 1)):
-        y = ops.transpose(y, (0, *(int(b) + 1 for b in back)))
-    if n_offsets > 1:
-        y = ops.reshape(y, (-1, n_offsets, *layout.shape, depth))
-        y = ops.moveaxis(y, 1, -2)
-    return ops.reshape(y, (-1, *layout.shape, n_offsets * depth))
+def labels(laws: Iterable[Constraint]) -> dict[str, Constraint]:
+    """Return laws by their labels, numbered where several would have the same."""
+    found: dict[str, Constraint] = {}
+    for law in laws:
+        name, n = label(law), 1
+        while name in found:
+            n += 1
+            name = f"{label(law)}_{n}"
+        found[name] = law
+    return found

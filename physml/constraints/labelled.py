@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,10 @@ from keras import ops
 
 from physml import _backend, _packing, grid
 from physml._errors import describe
+from physml.constraints._plan import linear_laws
+from physml.constraints.base import Constraint
+from physml.constraints.combine import labels
+from physml.constraints.linear import law_sides
 from physml.data.batches import fill_masked
 from physml.fields import FieldSpec
 from physml.layout import Layout
@@ -19,9 +24,12 @@ from physml.timeaxis import TimeStep, find_step, positions, shift
 if TYPE_CHECKING:
     from physml.constraints.combine import Constraints
 
+TOLERANCE = 1e-5
+"""Relative residual of a sum after a projection above which it could not be reached."""
+
 
 def check(constraints: Constraints, ds: xr.Dataset, spec: FieldSpec) -> xr.Dataset:
-    """Return the greatest residual of every law in every sample of the data themselves.
+    """Return the greatest residual of every law in every sample of the data themselves, and whether the laws can be met.
 
     A network cannot learn a law that its training data break: look at this first.
 
@@ -37,12 +45,29 @@ def check(constraints: Constraints, ds: xr.Dataset, spec: FieldSpec) -> xr.Datas
     Returns
     -------
     xarray.Dataset
-        One variable by law, ``[*members, sample]``; relative for budgets, in the units of the variable for bounds.
+        One variable by law, ``[*members, sample]``; relative for :class:`Conserve`, else in the units of the law. For each sum,
+        ``reachable_*``: whether a field exists that satisfies it together with all other laws.
     """
     layout = constraints.bind(spec.bind(ds).load())
     x = layout.pack(ds, "inputs", whole_window=True)
     y = layout.pack(ds, "targets", whole_window=True)
-    return _residuals(constraints, layout, x, y)
+    out = _residuals(constraints, layout, x, y)
+    sums = [k for k, law in labels(constraints).items() if linear_laws(law, layout)]
+    if not sums:
+        return out
+
+    def miss(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        with _backend.float64():
+            fx, fy = _tensors(layout, x, y)
+            moved = constraints.project(fy, fx, layout)
+            rows = [_misses(labels(constraints)[k], moved, fx, layout)[0].reshape(len(x), -1).max(-1) for k in sums]
+        return np.stack(rows, axis=-1).reshape(len(x), *(1 for _ in layout.space), len(sums))
+
+    left = _packing.map_samples(miss, [y, x], layout.space, len(sums), "float64", reduce=True)
+    for i, k in enumerate(sums):
+        met = (left.isel(channel=i) <= TOLERANCE).assign_attrs(long_name=f"whether {k} can hold with the other laws")
+        out[f"reachable_{k}"] = met
+    return out
 
 
 def apply(
@@ -73,29 +98,26 @@ def apply(
     Raises
     ------
     ValueError
-        Where inputs are needed and missing, or a total cannot be reached within the bounds.
+        Where inputs are needed and missing, or a sum cannot be reached together with the other laws: where, and by how much.
     """
     layout, x, y = _aligned(constraints, outputs, inputs, sample_dim, members, levels, mask)
 
-    def correct(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    n = y.sizes[sample_dim]
+    which = xr.zeros_like(y.isel(channel=[0]), dtype="int64") + xr.DataArray(np.arange(n), dims=sample_dim)
+    which = which.transpose(*y.dims)
+    dates = y[sample_dim].values if sample_dim in y.coords else np.arange(n)
+
+    def correct(x: np.ndarray, y: np.ndarray, which: np.ndarray) -> np.ndarray:
         with _backend.float64():
             fx, fy = _tensors(layout, x, y)
             out = constraints.project(fy, fx, layout)
-            for name, residual in constraints.residuals(out, fx, layout).items():
-                rows = np.abs(np.asarray(residual)).reshape(len(x), -1).max(-1, initial=0.0)
-                if rows.max(initial=0.0) > 1e-5:
-                    raise ValueError(
-                        describe(
-                            f"{name} cannot be satisfied within the bounds",
-                            expected="a total between the sums of the lower and the upper bounds",
-                            received=f"a residual of {rows.max():.3g} after the projection in {(rows > 1e-5).sum()} of "
-                            f"{len(rows)} samples",
-                            remedy="look at the total: inputs, sources and equals",
-                        )
-                    )
+            sample = which.reshape(len(which), -1)[:, 0] if len(which) else np.zeros(0, int)
+            for name, law in labels(constraints).items():
+                if linear_laws(law, layout):
+                    _refuse_unreachable(name, law, out, fx, layout, dates[sample])
             return np.concatenate([np.asarray(out[n]) for n in layout.spec.targets], axis=-1).astype(y.dtype)
 
-    moved = _packing.map_samples(correct, [x, y], layout.space, y.sizes["channel"], y.dtype)
+    moved = _packing.map_samples(correct, [x, y, which], layout.space, y.sizes["channel"], y.dtype)
     moved = moved.assign_coords(y.coords)
     plain = layout.plain()
     fields = plain.unpack(moved, "targets", predicted=True)
@@ -112,20 +134,122 @@ def apply(
 
 
 def report(constraints: Constraints, outputs: xr.Dataset, inputs: xr.Dataset | None = None, **roles: Any) -> xr.Dataset:
-    """Return residuals ``*_before`` and ``*_after`` by law and sample, and the rms change ``moved_*`` of every variable."""
+    """Return how far fields are from the laws, where, and what each law does to each variable.
+
+    Returns
+    -------
+    xarray.Dataset
+        By law, before and after the projection: the greatest residual in every sample (``*_before``, ``*_after``: for a law over
+        the whole grid, its drift curve) and a map of the mean absolute residual (``map_*_before``). By variable: the rms change
+        (``moved_*``), and with several laws that by each law alone (``moved_*_by_*``). Lazy where the data are.
+    """
     layout, x, y = _aligned(constraints, outputs, inputs, **roles)
     after = apply(constraints, outputs, inputs, **roles)
     y_after = _aligned(constraints, after, inputs, **roles)[2]
     stages = {"before": _residuals(constraints, layout, x, y), "after": _residuals(constraints, layout, x, y_after)}
     out = xr.Dataset({f"{n}_{stage}": da for stage, found in stages.items() for n, da in found.data_vars.items()})
-    for name in layout.spec.targets:
-        change = (after[name].astype("float64") - outputs[name]) ** 2
-        dims = [d for d in layout.space if d in change.dims]
-        rms: xr.DataArray = change.mean(dims) ** 0.5
-        out[f"moved_{name}"] = rms.assign_attrs(
-            units=outputs[name].attrs.get("units", "1"), long_name=f"rms change of {name} by the laws"
-        )
+    out = out.merge(_maps(constraints, layout, x, y), compat="no_conflicts")
+    each = {"": after}
+    if len(constraints) > 1:
+        alone = {k: copy.copy(constraints) for k in labels(constraints)}
+        for k, law in labels(constraints).items():
+            alone[k].laws, alone[k]._planned = (law,), None
+            each[f"_by_{k}"] = _moved_by(alone[k], outputs, inputs, roles)
+    for suffix, fields in each.items():
+        for name in layout.spec.targets:
+            if name not in fields:
+                continue
+            change = (fields[name].astype("float64") - outputs[name]) ** 2
+            rms: xr.DataArray = change.mean([d for d in layout.space if d in change.dims]) ** 0.5
+            out[f"moved_{name}{suffix}"] = rms.assign_attrs(
+                units=outputs[name].attrs.get("units", "1"),
+                long_name=f"rms change of {name} by {suffix[4:] or 'the laws'}",
+            )
     return out
+
+
+def _moved_by(alone: Constraints, outputs: xr.Dataset, inputs: xr.Dataset | None, roles: dict[str, Any]) -> xr.Dataset:
+    """Return the variables that one law changes."""
+    moved = apply(alone, outputs, inputs, **roles)
+    (law,) = alone
+    return moved[[n for n in law.mentions() if n in outputs]]
+
+
+def _maps(constraints: Constraints, layout: Layout, x: xr.DataArray, y: xr.DataArray) -> xr.Dataset:
+    """Return the mean absolute residual of every law on the grid, over samples, members and levels."""
+    names = labels(constraints)
+
+    def measure(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        with _backend.float64():
+            fx, fy = _tensors(layout, x, y)
+            found = [_on_grid(law, fy, fx, layout) for law in names.values()]
+        return np.stack(found, axis=-1)
+
+    values = _packing.map_samples(measure, [y, x], layout.space, len(names), "float64")
+    out = {}
+    for i, (k, law) in enumerate(names.items()):
+        field = values.isel(channel=i)
+        field = field.mean([d for d in field.dims if d not in layout.space])
+        out[f"map_{k}_before"] = field.assign_attrs(
+            units=_units(law, layout), long_name=f"mean absolute residual of {law!r}"
+        )
+    return xr.Dataset(out)
+
+
+def _on_grid(law: Constraint, outputs: Any, inputs: Any, layout: Layout) -> np.ndarray:
+    """Return the absolute residual of a law, ``[sample, *space]``: the mean over levels, leads and parts."""
+    rows = int(next(iter(outputs.values())).shape[0])
+    total = np.zeros((rows, *layout.shape))
+    found = linear_laws(law, layout)
+    for one in found:
+        have, want, size = law_sides(one, outputs, inputs, layout)
+        residual = np.abs(have - want) / (np.where(size > 0, size, 1.0) if law.relative else 1.0)
+        spread = np.stack([np.broadcast_to(one.groups.share(r), (*layout.shape, one.depth)) for r in residual])
+        total += spread.mean(-1).reshape(rows, -1, *layout.shape).mean(1) / len(found)
+    if not found:
+        total += np.abs(np.asarray(law.residual(outputs, inputs, layout))).mean(-1)
+    return total
+
+
+def _misses(
+    law: Constraint, outputs: Any, inputs: Any, layout: Layout
+) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray]:
+    """Return by how much the worst of the sums of a constraint misses, relatively, that sum, and both its sides."""
+    worst: Any = None
+    for one in linear_laws(law, layout):
+        have, want, size = law_sides(one, outputs, inputs, layout)
+        miss = np.abs(have - want) / np.where(size > 0, size, 1.0)
+        if worst is None or miss.max(initial=0.0) > worst[0].max(initial=0.0):
+            worst = miss, one, have, want
+    return worst  # type: ignore[no-any-return]
+
+
+def _refuse_unreachable(
+    name: str, law: Constraint, outputs: Any, inputs: Any, layout: Layout, dates: np.ndarray
+) -> None:
+    """Raise where a sum is missed after the projection: nothing within the other laws satisfies it."""
+    miss, one, have, want = _misses(law, outputs, inputs, layout)
+    if not miss.max(initial=0.0) > TOLERANCE:
+        return
+    rows = miss.reshape(len(dates), -1).max(-1)
+    at = np.unravel_index(miss.argmax(), miss.shape)
+    place = [f"{layout.spec.sample_dim}={dates[at[0] // (len(miss) // len(dates))]}"]
+    if one.groups.labels is not None:
+        place.append(f"group {at[1]}")
+    else:
+        for axis, dim in enumerate(layout.space):
+            if axis not in one.groups.axes:
+                i = int(at[1 + axis]) * one.groups.blocks.get(axis, 1)
+                place.append(f"{dim}={layout.statics[dim].values[i] if dim in layout.statics else i}")
+    raise ValueError(
+        describe(
+            f"{name} cannot be satisfied together with the other laws at {', '.join(place)}",
+            expected=f"a sum of {want[at]:.6g}{f' {one.units}' if one.units else ''}",
+            received=f"{have[at]:.6g} at the nearest, {abs(have[at] - want[at]):.3g} away; "
+            f"missed in {(rows > TOLERANCE).sum()} of {len(rows)} samples",
+            remedy="look at the total and the bounds: inputs, sources, equals; check(ds, spec) tells where data break them",
+        )
+    )
 
 
 def _aligned(
@@ -138,12 +262,23 @@ def _aligned(
     mask: str | None = None,
 ) -> tuple[Layout, xr.DataArray, xr.DataArray]:
     """Return the layout of outputs and inputs matched by position, and both packed."""
-    names = list(dict.fromkeys(law.name for law in constraints))
-    needed = list(dict.fromkeys(n for law in constraints for n in law.needs()))
-    if needed and inputs is None:
+    said = list(dict.fromkeys(n for law in constraints for n in law.mentions()))
+    names = [n for n in said if n in outputs.variables] or said
+    moving = [ds for ds in (inputs, outputs) if ds is not None]
+    weights = [
+        n
+        for law in constraints
+        for n in law.factors()
+        if any(n in ds.variables and sample_dim in ds[n].dims for ds in moving)
+    ]
+    still = {str(n) for ds in moving for n in ds.variables if sample_dim in ds.dims and sample_dim not in ds[n].dims}
+    known = [n for n in said if n not in names and n not in still]
+    needed = list(dict.fromkeys([*(n for law in constraints for n in law.needs()), *known, *weights]))
+    missing = [n for n in needed if inputs is None and (n in names or n not in outputs.variables)]
+    if missing:
         raise ValueError(
             describe(
-                f"the laws follow from inputs ({', '.join(needed)}) that were not given",
+                f"the laws follow from inputs ({', '.join(missing)}) that were not given",
                 expected="inputs=Dataset with the state before the step",
                 received="None",
                 remedy="pass inputs, or equals=... to the budget",
@@ -207,9 +342,7 @@ def _tensors(layout: Layout, x: np.ndarray, y: np.ndarray) -> tuple[Any, Any]:
 
 
 def _residuals(constraints: Constraints, layout: Layout, x: xr.DataArray, y: xr.DataArray) -> xr.Dataset:
-    from physml.constraints.combine import label
-
-    names = [label(law) for law in constraints]
+    names = list(labels(constraints))
 
     def measure(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         with _backend.float64():
@@ -222,7 +355,15 @@ def _residuals(constraints: Constraints, layout: Layout, x: xr.DataArray, y: xr.
     out = {}
     for i, (name, law) in enumerate(zip(names, constraints, strict=True)):
         out[name] = values.isel(channel=i).assign_attrs(
-            units="1" if law.relative else (layout.units(law.name) or "1"),
+            units=_units(law, layout),
             long_name=f"greatest {'relative ' if law.relative else ''}residual of {law!r}",
         )
     return xr.Dataset(out)
+
+
+def _units(law: Constraint, layout: Layout) -> str:
+    """Return the units of the residual of a law."""
+    found = linear_laws(law, layout)
+    if law.relative:
+        return "1"
+    return (found[0].units if found else layout.units(law.name)) or "1"

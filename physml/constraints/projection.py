@@ -23,8 +23,28 @@ from keras import ops
 
 from physml import _backend
 
+LEAK = 0.05
+"""Share of the gradient that a cell at its bound receives with ``gradient="leaky"``."""
 MAX_PASSES = 100
 """Passes of the dual iteration after which it stops; Newton needs about five, bisection is its safeguard."""
+
+
+def clip(y: Any, low: np.ndarray | None, high: np.ndarray | None, gradient: str = "exact") -> Any:
+    """Return ``y`` within bounds that broadcast to it, with the gradient asked for."""
+
+    def forward_and_vjp(y: Any) -> tuple[Any, Any]:
+        out = y if low is None else ops.maximum(y, ops.cast(low, y.dtype))
+        out = out if high is None else ops.minimum(out, ops.cast(high, y.dtype))
+
+        def vjp(upstream: Any) -> tuple[Any, ...]:
+            if gradient == "straight-through":
+                return (upstream,)
+            free = ops.cast(ops.equal(out, y), y.dtype)
+            return (upstream * (ops.maximum(free, LEAK) if gradient == "leaky" else free),)
+
+        return out, vjp
+
+    return _backend.custom_gradient(forward_and_vjp)(y)
 
 
 def weighted_sum(x: Any, weights: Any) -> Any:
@@ -42,6 +62,7 @@ def project_sum(
     metric: np.ndarray | None = None,
     lower: np.ndarray | float | None = None,
     upper: np.ndarray | float | None = None,
+    gradient: str = "exact",
 ) -> Any:
     """Project ``z`` onto ``sum(weights * y) = constant + sum_k coefficients_k sum(weights * terms_k)`` within bounds.
 
@@ -62,6 +83,8 @@ def project_sum(
         squared change and all free cells of a group change alike.
     lower, upper
         Bounds, broadcast against *z*; None: unbounded.
+    gradient
+        As in :class:`physml.Constraints`.
 
     Returns
     -------
@@ -85,11 +108,14 @@ def project_sum(
         y, free = _solve(z64, total, w, direction, low, high)
 
         def vjp(upstream: Any) -> tuple[Any, ...]:
+            if gradient == "straight-through":
+                return ops.cast(upstream, kind), *(ops.zeros_like(term) for term in terms)
             g = ops.cast(upstream, "float64")
-            size = ops.sum(free * w * direction, axis=-1)
-            s = ops.sum(free * g * direction, axis=-1) / ops.where(size > 0, size, ops.ones_like(size))
+            moving = ops.maximum(free, LEAK) if gradient == "leaky" else free
+            size = ops.sum(moving * w * direction, axis=-1)
+            s = ops.sum(moving * g * direction, axis=-1) / ops.where(size > 0, size, ops.ones_like(size))
             s = s[..., None]
-            grads = [ops.cast(free * (g - w * s), kind)]
+            grads = [ops.cast(moving * (g - w * s), kind)]
             grads += [ops.cast(factor * w * s, term.dtype) for factor, term in zip(factors, terms, strict=True)]
             return tuple(grads)
 
