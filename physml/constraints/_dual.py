@@ -290,7 +290,9 @@ class Dual:
     def _miss(self, y: Fields, r: Sums) -> Any:
         """Return by how much the worst law is missed beside that."""
         amounts = self._amounts(y)
-        return self._worst([ops.abs(p) / ops.where(a > 0, a, ops.ones_like(a)) for p, a in zip(r, amounts, strict=True)])
+        return self._worst(
+            [ops.abs(p) / ops.where(a > 0, a, ops.ones_like(a)) for p, a in zip(r, amounts, strict=True)]
+        )
 
     # the gradient -----------------------------------------------------------------------------------------------------
 

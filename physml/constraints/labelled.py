@@ -153,7 +153,7 @@ def report(constraints: Constraints, outputs: xr.Dataset, inputs: xr.Dataset | N
     if len(constraints) > 1:
         alone = {k: copy.copy(constraints) for k in labels(constraints)}
         for k, law in labels(constraints).items():
-            alone[k].laws, alone[k]._planned = (law,), None
+            alone[k].laws, alone[k]._planned = (law,), {}
             each[f"_by_{k}"] = _moved_by(alone[k], outputs, inputs, roles)
     for suffix, fields in each.items():
         for name in layout.spec.targets:
