@@ -12,8 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from physml import BlockMean, Bounds, Budget, Closure, Conserve, Constraints, FieldSpec, Monotone, NonNegative, Simplex
-from physml import _backend
+from physml import (
+    BlockMean,
+    Bounds,
+    Budget,
+    Closure,
+    Conserve,
+    Constraints,
+    FieldSpec,
+    Monotone,
+    NonNegative,
+    Simplex,
+    _backend,
+)
 
 JAX = keras.backend.backend() == "jax"
 LAT, LON, LEVELS, BATCH = 4, 6, 5, 3
