@@ -103,7 +103,8 @@ class Predictor:
         n = len(model.layout.inputs)
 
         def function(x: Any, valid: Any) -> tuple[Any, Any]:
-            carried, at = None if not self.carrying else {}, n
+            carried: dict[str, Any] | None = {} if self.carrying else None
+            at = n
             for name, depth in self.carried.items():
                 carried[name], at = x[..., at : at + depth], at + depth  # type: ignore[index]
             x = x[..., :n]

@@ -140,7 +140,7 @@ class Dual:
         weight = {n: self.mobility[n] * self.nearby.free(n, moved, leak) for n in self.z}
         small = self.small(weight, damping)
         if self.direct:
-            return small(r)  # type: ignore[no-any-return]
+            return small(r)
 
         def apply(d: Sums) -> Sums:
             out = self.forward(self.nearby.push(self.adjoint(d), moved, leak))
@@ -255,7 +255,7 @@ class Dual:
             )
 
         start = (ops.zeros((), "int32"), v, y, moved, tuple(r), miss, ops.ones_like(miss))
-        return ops.while_loop(unfinished, body, start)[1]  # type: ignore[no-any-return]
+        return ops.while_loop(unfinished, body, start)[1]
 
     # What is solved together has one number ``[batch]``, or ``[batch, *group, level]`` where groups are independent.
 
