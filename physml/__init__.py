@@ -30,6 +30,7 @@ _HOMES = {
     "Conserve": "constraints.budget",
     "Constraints": "constraints.combine",
     "ConstraintLayer": "constraints.layer",
+    "FluxForm": "constraints.fluxform",
     "Transport": "constraints.transport",
 }
 _ROOMS = ("assimilation", "constraints", "data", "explain", "grid", "networks", "plot", "report", "testbeds", "verify")
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from physml.constraints.bounds import NonNegative as NonNegative
     from physml.constraints.budget import Conserve as Conserve
     from physml.constraints.combine import Constraints as Constraints
+    from physml.constraints.fluxform import FluxForm as FluxForm
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
     from physml.constraints.transport import Transport as Transport
     from physml.data.batches import Batches as Batches

@@ -10,7 +10,11 @@ _HOMES = {
     "Conserve": "budget",
     "Constraints": "combine",
     "ConstraintLayer": "layer",
+    "FluxForm": "fluxform",
+    "HEADS": "head",
+    "Head": "head",
     "Transport": "transport",
+    "make_head": "head",
     "project_sum": "projection",
 }
 __all__ = sorted(_HOMES)
