@@ -31,6 +31,7 @@ _HOMES = {
     "Constraints": "constraints.combine",
     "ConstraintLayer": "constraints.layer",
     "FluxForm": "constraints.fluxform",
+    "Streamfunction": "constraints.streamfunction",
     "Transport": "constraints.transport",
 }
 _ROOMS = ("assimilation", "constraints", "data", "explain", "grid", "networks", "plot", "report", "testbeds", "verify")
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from physml.constraints.combine import Constraints as Constraints
     from physml.constraints.fluxform import FluxForm as FluxForm
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
+    from physml.constraints.streamfunction import Streamfunction as Streamfunction
     from physml.constraints.transport import Transport as Transport
     from physml.data.batches import Batches as Batches
     from physml.data.loader import Loader as Loader

@@ -125,7 +125,7 @@ class FluxForm(Head):
                     )
                 )
             where, sizes = layout.where("targets", name), [len(v) for v in levels.values()]
-            axis = list(levels).index(self.vertical)
+            axis = list(levels).index(str(self.vertical))
             below[where] = np.roll(below[where].reshape(sizes), -1, axis).reshape(-1)
             place = np.arange(sizes[axis]).reshape([-1 if a == axis else 1 for a in range(len(sizes))])
             last[where] = np.broadcast_to(place == sizes[axis] - 1, sizes).reshape(-1)

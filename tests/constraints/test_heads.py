@@ -9,7 +9,7 @@ import xarray as xr
 from keras import ops
 
 import physml
-from physml import FieldModel, FieldSpec, FluxForm, Scaling, Transport
+from physml import FieldModel, FieldSpec, FluxForm, Scaling, Streamfunction, Transport
 from physml.constraints import HEADS, Head, make_head
 from physml.receptive import receptive_field
 
@@ -19,8 +19,9 @@ ONE = {"lon": 1.0, "lat": 1.0}
 TRACER = {"inputs": ["tracer", "u", "v", "source"], "targets": "tracer", "target_offsets": 1}
 VELOCITY = {"inputs": ["tracer", "u", "v", "rise"], "targets": ["east", "north"]}
 CASES = {
-    "Transport": (TRACER, Transport(3, CLOSED, volume="cell_volume", balance=1)),
+    "Transport": (TRACER, Transport(3, CLOSED, volume="cell_volume")),
     "FluxForm": (TRACER, FluxForm(CLOSED, volume="cell_volume", positive=True, sources={"tracer": "source"})),
+    "Streamfunction": (VELOCITY, Streamfunction(FLOW, CLOSED, {"lon": "dy", "lat": "dx"})),
 }
 
 
