@@ -31,6 +31,7 @@ _HOMES = {
     "Constraints": "constraints.combine",
     "ConstraintLayer": "constraints.layer",
     "FluxForm": "constraints.fluxform",
+    "Helmholtz": "constraints.helmholtz",
     "Streamfunction": "constraints.streamfunction",
     "Transport": "constraints.transport",
 }
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from physml.constraints.budget import Conserve as Conserve
     from physml.constraints.combine import Constraints as Constraints
     from physml.constraints.fluxform import FluxForm as FluxForm
+    from physml.constraints.helmholtz import Helmholtz as Helmholtz
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
     from physml.constraints.streamfunction import Streamfunction as Streamfunction
     from physml.constraints.transport import Transport as Transport

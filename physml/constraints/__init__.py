@@ -13,6 +13,7 @@ _HOMES = {
     "FluxForm": "fluxform",
     "HEADS": "head",
     "Head": "head",
+    "Helmholtz": "helmholtz",
     "Streamfunction": "streamfunction",
     "Transport": "transport",
     "make_head": "head",

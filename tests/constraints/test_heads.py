@@ -9,7 +9,7 @@ import xarray as xr
 from keras import ops
 
 import physml
-from physml import FieldModel, FieldSpec, FluxForm, Scaling, Streamfunction, Transport
+from physml import FieldModel, FieldSpec, FluxForm, Helmholtz, Scaling, Streamfunction, Transport
 from physml.constraints import HEADS, Head, make_head
 from physml.receptive import receptive_field
 
@@ -22,6 +22,7 @@ CASES = {
     "Transport": (TRACER, Transport(3, CLOSED, volume="cell_volume")),
     "FluxForm": (TRACER, FluxForm(CLOSED, volume="cell_volume", positive=True, sources={"tracer": "source"})),
     "Streamfunction": (VELOCITY, Streamfunction(FLOW, CLOSED, {"lon": "dy", "lat": "dx"})),
+    "Helmholtz": (VELOCITY, Helmholtz(FLOW, CLOSED, {"lon": "dy", "lat": "dx"}, ONE, "cell_area", "rise", -1)),
 }
 
 
@@ -113,6 +114,9 @@ def law_error(model, x, y):
         return np.abs((y[..., 0] * volume).sum((1, 2)) / before - 1).max()
     east, north = (y[..., k] * layout.static(n)[..., 0] for k, n in enumerate(("dy", "dx")))
     out = east - np.roll(east, 1, 2) + north - np.roll(north, 1, 1)
+    if isinstance(head, Helmholtz):
+        rise = x[..., 3:4] - np.asarray(head.excess(ops.convert_to_tensor(x)), "float64")
+        out = out + rise[..., 0] * layout.static("cell_area")[..., 0] * layout.valid("targets")[..., 0]
     return np.abs(out).max() / np.abs(np.stack([east, north])).max()
 
 
@@ -176,7 +180,7 @@ def test_the_unit_of_a_transformed_target_is_in_its_own_units():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"type": "Fluxform"}, r"unknown head 'Fluxform'; did you mean 'FluxForm'\?.*one of .*FluxForm, "),
+        ({"type": "Fluxform"}, r"unknown head 'Fluxform'; did you mean 'FluxForm'\?.*one of FluxForm, Helm"),
         ({"boundary": {}}, r"unknown head None. Expected: one of"),
         ({"type": "FluxForm", "bounday": {}}, r"head FluxForm has no argument 'bounday'; did you mean 'boundary'"),
         ({"type": "FluxForm"}, r"head FluxForm needs 'boundary'. Expected: boundary=...: it has no default"),
