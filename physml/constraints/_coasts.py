@@ -55,22 +55,20 @@ class Coasts:
     """
 
     def __init__(self, valid: Array, periodic: Sequence[bool]) -> None:
+        pads = [(0, 0) if wraps else (1, 1) for wraps in periodic]
+        ids, by_water, count = np.zeros(valid.shape, "int32"), np.zeros(valid.shape), 1
         self._free = np.zeros(valid.shape)
-        ids, weights = np.zeros(valid.shape, "int32"), np.zeros(valid.shape)
-        count = 1  # 0 stands for corners without such a coast
         for c in range(valid.shape[-1]):
-            wet = valid[..., c]
-            coast = corner_coasts(wet, periodic)
+            coast = corner_coasts(valid[..., c], periodic)
             self._free[..., c] = coast == 0
-            pads = [(0, 0) if wraps else (1, 1) for wraps in periodic]
-            by_water = np.logical_or.reduce(_around(np.pad(wet, pads), periodic))
-            for k in range(2, int(coast.max(initial=0)) + 1):
-                ids[..., c][coast == k] = count
-                weights[..., c][coast == k] = by_water[coast == k] / by_water[coast == k].sum()
-                count += 1
+            by_water[..., c] = np.logical_or.reduce(_around(np.pad(valid[..., c], pads), periodic))
+            ids[..., c] = np.where(coast > 1, coast - 2 + count, 0)  # 0: no coast whose value is learned
+            count += max(int(coast.max(initial=0)) - 1, 0)
+        self._ids = ids.reshape(-1)
+        around = np.bincount(self._ids, by_water.reshape(-1), count)[self._ids].reshape(valid.shape)
+        self._weights = np.where(ids > 0, by_water / np.maximum(around, 1), 0.0)
         self.count = count - 1
         """Coasts whose value is learned, of all columns together."""
-        self._ids, self._weights = ids.reshape(-1), weights
 
     def __call__(self, corners: Any) -> Any:
         """Return corner values ``[batch, y, x, column]``, the same all along each coast."""

@@ -55,19 +55,23 @@ class Poisson:
     """
 
     def __init__(self, conductance: Sequence[Array], valid: Array, area: Array, periodic: Sequence[bool]) -> None:
-        self._k = [np.asarray(k, "float64") for k in conductance]
-        self.shape, self._valid = valid.shape, valid.astype("float64")
-        self._area = np.where(valid, area, 0.0)
+        # Inside, columns stand before y and x, for the matrix products of the preconditioner.
+        valid, area, *self._k = (np.moveaxis(np.asarray(a, "float64"), -1, 0) for a in (valid, area, *conductance))
+        self.shape, self._valid, self._area = valid.shape, valid, np.where(valid > 0, area, 0.0)
         basins, count = np.zeros(valid.shape, "int32"), 0
-        for c in range(valid.shape[-1]):
-            found = components(valid[..., c], periodic)
-            basins[..., c] = np.where(found > 0, found + count, 0)
+        for c, wet in enumerate(valid > 0):
+            found = components(wet, periodic)
+            basins[c] = np.where(found > 0, found + count, 0)
             count += int(found.max(initial=0))
         self._ids, self._count = basins.reshape(-1), count + 1
-        total = np.bincount(self._ids, self._area.reshape(-1), self._count)
-        self._per_area = np.where(np.arange(self._count) > 0, 1.0 / np.where(total > 0, total, 1.0), 0.0)
+        self._per_cell, self._per_area = self._over(self._valid), self._over(self._area)
         self._separate(periodic)
         self._solve = _backend.compiled(self._conjugate_gradients)
+
+    def _over(self, size: Array) -> Array:
+        """Return one over the size of each basin, 0 for land."""
+        total = np.bincount(self._ids, size.reshape(-1), self._count)
+        return np.where(np.arange(self._count) > 0, 1.0 / np.where(total > 0, total, 1.0), 0.0)
 
     def _separate(self, periodic: Sequence[bool]) -> None:
         """Prepare the inverse for the grid without land."""
@@ -76,75 +80,78 @@ class Poisson:
             g = np.roll(np.eye(n), 1, axis=1) - np.eye(n)
             return g if wraps else g[:-1]
 
-        ny, nx, columns = self.shape
+        _, ny, nx = self.shape
         gy, gx = differences(ny, periodic[0]), differences(nx, periodic[1])
         rates, self._x = np.linalg.eigh(gx.T @ gx)
         y, inverse = [], []
-        for c in range(columns):
-            ky, kx = (_row_means(k[..., c]) for k in self._k)
-            stiff = gy.T @ (ky[: gy.shape[0], None] * gy)
-            mu, vectors = scipy.linalg.eigh(stiff, np.diag(kx))
-            both = mu[:, None] + rates[None, :]
-            null = both <= 1e-12 * max(both.max(), 1e-300)
-            both[null] = both[~null].min() if not null.all() else 1.0  # a constant moves nothing
+        for both in zip(*self._k, strict=True):
+            ky, kx = (_row_means(k) for k in both)
+            mu, vectors = scipy.linalg.eigh(gy.T @ (ky[: gy.shape[0], None] * gy), np.diag(kx))
+            total = mu[:, None] + rates[None, :]
+            null = total <= 1e-12 * max(total.max(), 1e-300)
+            total[null] = total[~null].min() if not null.all() else 1.0  # a constant drives no flow
             y.append(vectors)
-            inverse.append(1.0 / both)
-        self._y, self._inverse = np.stack(y, axis=-1), np.stack(inverse, axis=-1)
+            inverse.append(1.0 / total)
+        self._y, self._inverse = np.stack(y), np.stack(inverse)
 
     def _precondition(self, r: Any) -> Any:
-        y, x = ops.cast(self._y, r.dtype), ops.cast(self._x, r.dtype)
-        modes = ops.einsum("bmic,in->bmnc", ops.einsum("bjic,jmc->bmic", r, y), x) * ops.cast(self._inverse, r.dtype)
-        return ops.einsum("bmic,jmc->bjic", ops.einsum("bmnc,in->bmic", modes, x), y)
+        y, yt, x, xt, inverse = (
+            ops.cast(m, r.dtype) for m in (self._y, self._y.swapaxes(1, 2), self._x, self._x.T, self._inverse)
+        )
+        return ops.matmul(y, ops.matmul(ops.matmul(yt, ops.matmul(r, x)) * inverse, xt))
 
     def _gradient(self, phi: Any) -> list[Any]:
         """Return what flows through the faces."""
         k = [ops.cast(k, phi.dtype) for k in self._k]
-        return [k * (ops.roll(phi, -1, axis=axis) - phi) for axis, k in enumerate(k, start=1)]
+        return [k * (ops.roll(phi, -1, axis=axis) - phi) for axis, k in enumerate(k, start=2)]
 
     @staticmethod
     def _outflow(flows: Sequence[Any]) -> Any:
         """Return the net outflow of every cell."""
-        parts = [f - ops.roll(f, 1, axis=axis) for axis, f in enumerate(flows, start=1)]
+        parts = [f - ops.roll(f, 1, axis=axis) for axis, f in enumerate(flows, start=2)]
         return parts[0] + parts[1]
 
-    def _basin(self, x: Any) -> Any:
-        """Return ``sum(x) / sum(area)`` of the basin of every cell, 0 on land."""
+    def _basin(self, x: Any, per: Array) -> Any:
+        """Return the sum of the basin of every cell times what *per* says of the basin, 0 on land."""
         flat = ops.transpose(ops.reshape(x, (-1, self._ids.size)))
-        sums = ops.segment_sum(flat, self._ids, num_segments=self._count)
-        means = sums * ops.cast(self._per_area[:, None], x.dtype)
-        return ops.reshape(ops.transpose(ops.take(means, self._ids, axis=0)), (-1, *self.shape))
+        sums = ops.segment_sum(flat, self._ids, num_segments=self._count) * ops.cast(per[:, None], x.dtype)
+        return ops.reshape(ops.transpose(ops.take(sums, self._ids, axis=0)), (-1, *self.shape))
+
+    def _level(self, x: Any) -> Any:
+        """Return a field less its mean in every basin, 0 on land: what a constant, which drives no flow, leaves of it."""
+        return x * ops.cast(self._valid, x.dtype) - self._basin(x, self._per_cell)
 
     def excess(self, outflow: Any) -> Any:
-        """Return the net outflow over area that each cell must do without, the mean of its basin."""
-        return self._basin(outflow)
+        """Return the net outflow over area that each cell must do without, the mean of its basin, ``[batch, y, x, column]``."""
+        return _last(self._basin(_first(outflow), self._per_area))
 
     def _rest(self, q: Any) -> Any:
         """Return the outflow that a basin cannot have, less *q*: the right-hand side."""
-        return ops.cast(self._area, q.dtype) * self._basin(q) - q
+        return self._level(ops.cast(self._area, q.dtype) * self._basin(q, self._per_area) - q)
 
     def _conjugate_gradients(self, b: Any) -> tuple[Any, Any]:
         """Return the passes, and ``phi`` with ``-D K G phi = b`` for a *b* that sums to zero in every basin; float64."""
-        largest = ops.max(ops.abs(b), axis=(1, 2), keepdims=True)
+        largest = ops.max(ops.abs(b), axis=(2, 3), keepdims=True)
         goal = TOLERANCE * largest
 
         def total(x: Any) -> Any:
-            return ops.sum(x, axis=(1, 2), keepdims=True)
+            return ops.sum(x, axis=(2, 3), keepdims=True)
 
         def ratio(a: Any, b: Any) -> Any:
             return ops.where(b > 0, a / ops.where(b > 0, b, ops.ones_like(b)), ops.zeros_like(b))
 
         def unfinished(i: Any, phi: Any, r: Any, p: Any, rz: Any) -> Any:
-            return (i < MAX_PASSES) & ops.any(ops.max(ops.abs(r), axis=(1, 2), keepdims=True) > goal)
+            return (i < MAX_PASSES) & ops.any(ops.max(ops.abs(r), axis=(2, 3), keepdims=True) > goal)
 
         def body(i: Any, phi: Any, r: Any, p: Any, rz: Any) -> tuple[Any, ...]:
             ap = -self._outflow(self._gradient(p))
             alpha = ratio(rz, total(p * ap))
             phi, r = phi + alpha * p, r - alpha * ap
-            z = self._precondition(r)
+            z = self._level(self._precondition(r))  # or constants grow until they drown the rest in rounding
             after = total(r * z)
             return i + 1, phi, r, z + ratio(after, rz) * p, after
 
-        z = self._precondition(b)
+        z = self._level(self._precondition(b))
         start = (ops.zeros((), "int32"), ops.zeros_like(b), b, z, total(b * z))
         passes, phi, *_ = ops.while_loop(unfinished, body, start)
         return passes, phi
@@ -163,20 +170,27 @@ class Poisson:
 
         def forward_and_vjp(outflow: Any) -> tuple[Any, Any]:
             kind = outflow.dtype
-            valid = ops.cast(self._valid, "float64")
-            phi = self._solve(self._rest(ops.cast(outflow, "float64") * valid))[1]
-            found = ops.concatenate(self._gradient(phi), axis=-1)
+            valid, area, *k = (ops.cast(a, "float64") for a in (self._valid, self._area, *self._k))
+            phi = self._solve(self._rest(_first(ops.cast(outflow, "float64")) * valid))[1]
+            found = ops.concatenate([_last(f) for f in self._gradient(phi)], axis=-1)
 
             def vjp(upstream: Any) -> tuple[Any, ...]:
-                g = ops.split(ops.cast(upstream, "float64"), 2, axis=-1)
-                pushed = self._outflow([ops.cast(k, "float64") * part for k, part in zip(self._k, g, strict=True)])
-                s = self._solve(-pushed)[1]
+                g = [_first(part) for part in ops.split(ops.cast(upstream, "float64"), 2, axis=-1)]
+                s = self._solve(-self._outflow([a * b for a, b in zip(k, g, strict=True)]))[1]
                 # The transpose of removing the mean weighted by area.
-                return (ops.cast(valid * (self._basin(s * ops.cast(self._area, "float64")) - s), kind),)
+                return (ops.cast(_last(valid * (self._basin(s * area, self._per_area) - s)), kind),)
 
             return ops.cast(found, kind), vjp
 
         return _backend.custom_gradient(forward_and_vjp)(outflow)
+
+
+def _first(x: Any) -> Any:
+    return ops.transpose(x, (0, 3, 1, 2))
+
+
+def _last(x: Any) -> Any:
+    return ops.transpose(x, (0, 2, 3, 1))
 
 
 def _row_means(k: Array) -> Array:

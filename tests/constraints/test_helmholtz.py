@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from keras import ops
+from scipy.ndimage import gaussian_filter
 
 from physml import FieldSpec, Helmholtz, _backend
 from physml.constraints import _poisson
@@ -162,6 +163,23 @@ def test_without_land_on_latitude_circles_one_pass_is_enough_and_with_land_resol
         passes.append(Poisson(k, wet, np.ones(wet.shape), (False, True)).passes())
     assert passes[-1] <= 60
     assert passes[-1] <= 1.5 * passes[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ragged_coasts_with_lakes_are_solved_to_the_last_digits(seed):
+    n, rng = 48, np.random.default_rng(seed)
+    noise = gaussian_filter(rng.normal(size=(n, 2 * n)), 1.5, mode=("nearest", "wrap"))
+    wet = (noise < np.quantile(noise, 0.7))[..., None]
+    k = [np.where(open_faces(wet, axis, axis == 1), rng.uniform(0.2, 5, wet.shape), 0.0) for axis in range(2)]
+    area = rng.uniform(1, 3, wet.shape)
+    solver = Poisson(k, wet, area, (False, True))
+    assert components(wet[..., 0], (False, True)).max() > 2
+    assert solver.passes() < 300
+    q = rng.normal(size=(2, *wet.shape)) * wet
+    along_y, along_x = np.split(answer(solver.flows, q), 2, axis=-1)
+    out = along_y - np.roll(along_y, 1, 1) + along_x - np.roll(along_x, 1, 2)
+    want = q - answer(solver.excess, q) * area * wet
+    assert np.abs(out - want).max() <= 1e-12 * np.abs(want).max()
 
 
 def test_the_gradient_is_that_of_finite_differences():
