@@ -118,7 +118,7 @@ class Poisson:
         return ops.reshape(ops.transpose(ops.take(sums, self._ids, axis=0)), (-1, *self.shape))
 
     def _level(self, x: Any) -> Any:
-        """Return a field less its mean in every basin, 0 on land: what a constant, which drives no flow, leaves of it."""
+        """Return a field less its mean in every basin, 0 on land."""
         return x * ops.cast(self._valid, x.dtype) - self._basin(x, self._per_cell)
 
     def excess(self, outflow: Any) -> Any:
@@ -127,10 +127,11 @@ class Poisson:
 
     def _rest(self, q: Any) -> Any:
         """Return the outflow that a basin cannot have, less *q*: the right-hand side."""
-        return self._level(ops.cast(self._area, q.dtype) * self._basin(q, self._per_area) - q)
+        return ops.cast(self._area, q.dtype) * self._basin(q, self._per_area) - q
 
     def _conjugate_gradients(self, b: Any) -> tuple[Any, Any]:
         """Return the passes, and ``phi`` with ``-D K G phi = b`` for a *b* that sums to zero in every basin; float64."""
+        b = self._level(b)  # what rounding leaves of its sums belongs to no flow, and would grow from pass to pass
         largest = ops.max(ops.abs(b), axis=(2, 3), keepdims=True)
         goal = TOLERANCE * largest
 
@@ -147,11 +148,11 @@ class Poisson:
             ap = -self._outflow(self._gradient(p))
             alpha = ratio(rz, total(p * ap))
             phi, r = phi + alpha * p, r - alpha * ap
-            z = self._level(self._precondition(r))  # or constants grow until they drown the rest in rounding
+            z = self._precondition(r)
             after = total(r * z)
             return i + 1, phi, r, z + ratio(after, rz) * p, after
 
-        z = self._level(self._precondition(b))
+        z = self._precondition(b)
         start = (ops.zeros((), "int32"), ops.zeros_like(b), b, z, total(b * z))
         passes, phi, *_ = ops.while_loop(unfinished, body, start)
         return passes, phi
