@@ -11,7 +11,8 @@ from keras import ops
 from physml import _backend
 from physml._errors import describe
 from physml.constraints._cgrid import measure, open_faces, periodic_dims
-from physml.constraints._coasts import Coasts
+from physml.constraints._coasts import Coasts, corner_coasts
+from physml.constraints._winding import round_flows
 from physml.constraints.head import Head
 from physml.layout import Layout
 
@@ -34,7 +35,7 @@ class Streamfunction(Head):
     the opposite wall of a channel, has the mean of what the network says at the corners around it. So the circulation
     around islands and the transport through straits and channels are learned. On a grid that is periodic in both dimensions
     the mean flow has no streamfunction: there the network gives two more fields, whose means over the grid are the mean flow
-    along y and x.
+    along y and along x, in scaled units; it is spread evenly around land.
 
     Parameters
     ----------
@@ -54,8 +55,7 @@ class Streamfunction(Head):
     ------
     ValueError
         For grids that do not have two space dimensions, dimensions or targets left out, masks that differ between the
-        velocities, coordinates that decrease, sizes that are not positive on open faces, and land on a grid that is
-        periodic in both dimensions.
+        velocities, coordinates that decrease, and sizes that are not positive on open faces.
 
     Notes
     -----
@@ -136,21 +136,15 @@ class Streamfunction(Head):
             )
         self._valid = masks[0]
         self._check_directions(layout)
-        if all(self._periodic) and not self._valid.all():
-            raise ValueError(
-                describe(
-                    f"{self._who}: land on a grid that is periodic in both dimensions",
-                    expected="every cell valid, or a closed dimension",
-                    received=f"{int((~self._valid).sum())} masked cells",
-                    remedy="close one dimension, or leave the mask out",
-                )
-            )
         self._open = [open_faces(self._valid, axis, wraps) for axis, wraps in enumerate(self._periodic)]
         self._edges = [
             measure(self._who, f"the edge along {d}", self.edges[d], layout, n, o)
             for d, n, o in zip(layout.space, names, self._open, strict=True)
         ]
         self._coasts = Coasts(self._valid, self._periodic)
+        if all(self._periodic):
+            columns = np.moveaxis(self._valid, -1, 0)
+            self._round = np.stack([round_flows(wet, corner_coasts(wet, self._periodic)) for wet in columns], axis=-1)
         self._order = [names.index(n) for n in layout.spec.targets]
         unit = np.ones(len(layout.targets)) if unit is None else np.asarray(unit, "float64")
         speed = np.sqrt(np.mean([unit[w] ** 2 for w in where], axis=0))
@@ -195,8 +189,10 @@ class Streamfunction(Head):
             n = len(self._unit)
             said = ops.cast(network_output, psi.dtype)[..., n:]  # not ops.mean: on JAX it goes through float32
             mean = ops.sum(said, axis=(1, 2), keepdims=True) / self._valid[..., 0].size
-            unit = ops.cast(self._unit, psi.dtype)
-            found = [found[0] + mean[..., :n] * unit, found[1] + mean[..., n:] * unit]
+            mean = mean * ops.cast(np.tile(self._unit, 2), psi.dtype)
+            for k, way in enumerate((mean[..., :n], mean[..., n:])):
+                rounds = ops.cast(self._round[k], psi.dtype)
+                found = [f + way * rounds[axis] for axis, f in enumerate(found)]
         return found
 
     def __call__(self, network_output: Any, inputs: Any) -> Any:

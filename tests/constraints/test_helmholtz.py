@@ -82,6 +82,7 @@ CASES = {
     "torus": (TORUS, np.ones(SHAPE, bool), None),
     "lakes": (CLOSED, coasts(), None),
     "lakes round the globe": (CHANNEL, coasts(), None),
+    "lakes on a torus": (TORUS, coasts(), None),
     "levels": (CHANNEL, np.stack([np.ones(SHAPE, bool), coasts(), np.arange(10) > 3 + np.zeros(SHAPE)]), 3),
 }
 
