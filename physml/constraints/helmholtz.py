@@ -51,7 +51,9 @@ class Helmholtz(Streamfunction):
 
     Notes
     -----
-    Every velocity depends on the divergence everywhere in its basin. The gradient with respect to the input takes one more solve.
+    Every velocity depends on the divergence everywhere in its basin. The gradient with respect to the input takes one more solve,
+    that with respect to the network none. A solve takes about 50 passes where coasts are smooth, up to a few hundred where
+    they are a maze, whatever the resolution; most of its time goes into products with matrices as wide as the grid.
 
     Examples
     --------
