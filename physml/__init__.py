@@ -36,6 +36,9 @@ _HOMES = {
     "Conserve": "constraints.budget",
     "Constraints": "constraints.combine",
     "ConstraintLayer": "constraints.layer",
+    "FluxForm": "constraints.fluxform",
+    "Helmholtz": "constraints.helmholtz",
+    "Streamfunction": "constraints.streamfunction",
     "Transport": "constraints.transport",
 }
 _ROOMS = ("assimilation", "constraints", "data", "explain", "grid", "networks", "plot", "report", "testbeds", "verify")
@@ -51,7 +54,10 @@ if TYPE_CHECKING:
     from physml.constraints.closure import Closure as Closure
     from physml.constraints.closure import Simplex as Simplex
     from physml.constraints.combine import Constraints as Constraints
+    from physml.constraints.fluxform import FluxForm as FluxForm
+    from physml.constraints.helmholtz import Helmholtz as Helmholtz
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
+    from physml.constraints.streamfunction import Streamfunction as Streamfunction
     from physml.constraints.transport import Transport as Transport
     from physml.data.batches import Batches as Batches
     from physml.data.loader import Loader as Loader

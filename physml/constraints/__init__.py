@@ -16,7 +16,13 @@ _HOMES = {
     "Conserve": "budget",
     "Constraints": "combine",
     "ConstraintLayer": "layer",
+    "FluxForm": "fluxform",
+    "HEADS": "head",
+    "Head": "head",
+    "Helmholtz": "helmholtz",
+    "Streamfunction": "streamfunction",
     "Transport": "transport",
+    "make_head": "head",
     "project_sum": "projection",
 }
 __all__ = sorted(_HOMES)

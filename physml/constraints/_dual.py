@@ -218,7 +218,9 @@ class Dual:
     def _climb(self, v: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the multipliers at which the laws are met, or no step brings them nearer."""
         everywhere = {f"free {n}": ops.ones_like(f) for n, f in self.z.items()}
-        if not self.problem.chains:  # from far beyond the bounds the plane of the laws is a better start than the fields
+        if (
+            not self.problem.chains
+        ):  # from far beyond the bounds the plane of the laws is a better start than the fields
             v = tuple(self.solve_for(self.excess(self.z), everywhere, damping=[DAMPING + 0.0 * b for b in self.b]))
         y, moved = self.at(list(v))
         r = self.excess(y)
