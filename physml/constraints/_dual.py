@@ -191,19 +191,27 @@ class Dual:
         if self.free_set:
             v = self._climb(v)
         y, moved = self.at(list(v))
-        left = self.excess(y)
-        for _ in range(2):  # on the free set the laws are linear: what is left of the sums is round-off
-            d = self.solve_for(left, moved)
+        left = tuple(self.excess(y))
+
+        def polish(i: Any, y: Any, left: Any, v: Any) -> tuple[Any, ...]:
+            d = self.solve_for(list(left), moved)
             step = self.nearby.push(self.adjoint(d), moved)
             trial = self._within({n: y[n] - step[n] for n in y})
             rest = self.excess(trial)
-            before = self._miss(y, left)
+            before = self._miss(y, list(left))
             better = self._miss(trial, rest) <= before
             if self.free_set:  # where the laws cannot be met there is no such set, and the nearest miss stays
                 better = ops.logical_and(better, before < 1e-6)
-            y = {n: self._choose(better, trial[n], y[n], cells=True) for n in y}
-            left = [self._choose(better, p, q) for p, q in zip(rest, left, strict=True)]
-            v = tuple(self._choose(better, p + q, p) for p, q in zip(v, d, strict=True))
+            return (
+                i + 1,
+                {n: self._choose(better, trial[n], y[n], cells=True) for n in y},
+                tuple(self._choose(better, p, q) for p, q in zip(rest, left, strict=True)),
+                tuple(self._choose(better, p + q, p) for p, q in zip(v, d, strict=True)),
+            )
+
+        # On the free set the laws are linear: what is left of the sums is round-off.
+        start = (ops.zeros((), "int32"), y, left, v)
+        _, y, _, v = ops.while_loop(lambda i, y, left, v: i < 2, polish, start)
         return y, v, moved
 
     def _within(self, y: dict[str, Any]) -> dict[str, Any]:

@@ -58,9 +58,9 @@ def _settle(y: Any, total: Any, w: Any, at: Any, share: Any, low: Any, high: Any
     values = ops.take_along_axis(y, where, axis=-1)
     order = ops.argsort(-ops.abs(ops.cast(values, "float64")) * share, axis=-1)
     values, share = (ops.take_along_axis(v, order, axis=-1) for v in (values, share))
-    changed = []
-    for i in range(k):
-        old, weight = values[..., i], share[..., i]
+
+    def take(i: Any, values: Any, rest: Any) -> tuple[Any, Any, Any]:
+        old, weight = ops.take(values, i, axis=-1), ops.take(share, i, axis=-1)
         there = weight > 0
         new = ops.cast(old, "float64") + ops.where(
             there, rest / ops.where(there, weight, ops.ones_like(weight)), 0.0 * rest
@@ -70,10 +70,12 @@ def _settle(y: Any, total: Any, w: Any, at: Any, share: Any, low: Any, high: Any
         new = new if high is None else ops.minimum(new, ops.cast(high, y.dtype))
         new = ops.where(there, new, old)
         rest = rest - (ops.cast(new, "float64") - ops.cast(old, "float64")) * weight
-        changed.append(new - old)
-    gain = ops.take_along_axis(ops.stack(changed, axis=-1), ops.argsort(order, axis=-1), axis=-1)
-    new = ops.take_along_axis(y, where, axis=-1) + gain
-    return _put(y, where, new)
+        here = ops.convert_to_tensor(np.arange(k, dtype="int32")) == i
+        return i + 1, ops.where(here, new[..., None], values), rest
+
+    start = (ops.zeros((), "int32"), values, rest)
+    _, settled, _ = ops.while_loop(lambda i, values, rest: i < k, take, start)
+    return _put(y, where, ops.take_along_axis(settled, ops.argsort(order, axis=-1), axis=-1))
 
 
 def _put(y: Any, where: Any, new: Any) -> Any:

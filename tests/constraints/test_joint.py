@@ -215,9 +215,9 @@ def case(ocean, key, seed=0, scale=1.0):
 
 
 @pytest.mark.parametrize("key", MIXED)
-@pytest.mark.parametrize("scale", [0.3, 3.0])
-def test_all_laws_hold_together_and_again_changes_nothing(ocean, key, scale):
-    laws, layout, y, x = case(ocean, key, scale=scale)
+def test_all_laws_hold_together_and_again_changes_nothing(ocean, key):
+    laws, layout, y, x = case(ocean, key)
+    y = {n: v * np.array([0.3, 1.0, 5.0]).reshape(-1, 1, 1, 1) for n, v in y.items()}
     assert max(worst(laws, layout, y, x).values()) > 0.05
     moved = project(laws, layout, y, x)
     found = worst(laws, layout, moved, x)
@@ -241,7 +241,7 @@ def test_no_other_point_of_the_set_is_nearer(ocean, key):
         assert sum(np.abs(other[n] - moved[n]).max() for n in cost) > 0.1
 
 
-@pytest.mark.parametrize("key", ["cells and the globe", "an order, a closure and a basin"])
+@pytest.mark.parametrize("key", ["cells and the globe"])
 def test_the_order_of_the_laws_does_not_matter(ocean, key):
     laws, layout, y, x = case(ocean, key)
     moved = project(laws, layout, y, x)
