@@ -17,6 +17,12 @@ MAX_STEPS = 60
 """Steps of the Newton iteration after which it stops; it needs about five."""
 MAX_CG = 200
 """Steps of the conjugate gradients inside one of them."""
+FAR = 1e15
+"""Steps of the gradient beyond which no bound is looked for."""
+DAMPING = 1e-3
+"""Greatest share of the free system that is added to the coupled one, which alone may be singular (Zhao, Sun and Toh 2010)."""
+ROUNDING = 1e-11
+"""The same outside the iteration, against what round-off leaves in the null space."""
 DEPENDENT = 1e-11
 """A law whose remaining pivot is this small beside its diagonal follows from the others."""
 
@@ -134,15 +140,19 @@ class Dual:
 
         return solve
 
-    def solve_for(self, r: Sums, moved: Fields, leak: float = 0.0) -> Sums:
-        """Return ``d`` with ``(C T C') d = r``."""
+    def solve_for(self, r: Sums, moved: Fields, leak: float = 0.0, damping: Any = None) -> Sums:
+        """Return ``d`` with ``(C T C' + damping diag C M^-1 C') d = r``, the damping by sample."""
         weight = {n: self.mobility[n] * self.nearby.free(n, moved, leak) for n in self.z}
+        if not self.direct:
+            damping = ROUNDING if damping is None else damping
+            weight = {n: w + self._by_sample(damping, w) * self.mobility[n] for n, w in weight.items()}
         small = self.small(weight)
         if self.direct:
             return small(r)  # type: ignore[no-any-return]
 
         def apply(d: Sums) -> Sums:
-            return self.forward(self.nearby.push(self.adjoint(d), moved, leak))
+            out = self.forward(self.nearby.push(self.adjoint(d), moved, leak))
+            return [p + self._by_sample(damping, p) * f * q for p, f, q in zip(out, self.diagonal, d, strict=True)]
 
         def dot(a: Sums, b: Sums) -> Any:
             parts = [ops.sum(p * q, axis=tuple(range(1, len(p.shape)))) for p, q in zip(a, b, strict=True)]
@@ -255,7 +265,11 @@ class Dual:
             return ops.logical_and(i < MAX_STEPS, ops.any(ops.logical_and(miss > 1e-13, t > 1e-9)))
 
         def body(i: Any, v: Any, y: Any, moved: Any, r: Any, phi: Any, miss: Any, t: Any) -> Any:
-            d = self.solve_for(list(r), moved)
+            damping = None if per_group else ops.minimum(DAMPING, miss)
+            d = self.solve_for(list(r), moved, damping=damping)
+            if per_group:
+                leap = self._leap(v, d, moved)
+                d = [leap * p for p in d]
             going = ops.logical_and(miss > 1e-13, t > 1e-9)
             step = ops.where(going, t, ops.zeros_like(t))
             trial = tuple(p + back(step, p) * q for p, q in zip(v, d, strict=True))
@@ -278,6 +292,31 @@ class Dual:
             return i + 1, v, y, moved, r, phi, miss, t
 
         return ops.while_loop(unfinished, body, (*state, t))[1]  # type: ignore[no-any-return]
+
+    def _leap(self, v: Any, d: Sums, moved: Fields) -> Any:
+        """Return how many steps to go at once: where all cells of a group are at their bounds, until one comes free."""
+        before, drift = self.adjoint(list(v)), self.adjoint(d)
+        groups, nearest = self.laws[0].groups, None
+        for n, (low, high) in self.nearby.ends.items():
+            u, speed = self.z[n] - self.mobility[n] * before[n], -self.mobility[n] * drift[n]
+            for end, sign in ((low, 1.0), (high, -1.0)):
+                if end is None:
+                    continue
+                beyond, towards = sign * (end - u), sign * speed
+                comes = ops.logical_and(beyond > 0, towards > 0)
+                steps = ops.where(comes, beyond / ops.where(comes, towards, ops.ones_like(towards)), FAR)
+                found = groups.max(-ops.minimum(steps, FAR))
+                nearest = found if nearest is None else ops.maximum(nearest, found)
+        if nearest is None:
+            return 1.0
+        weight = {n: self.mobility[n] * self.nearby.free(n, moved) for n in self.z}
+        go = nearest > -FAR
+        for k in range(len(self.laws)):
+            go = ops.logical_and(go, self._gram(k, k, weight) <= DEPENDENT * self.diagonal[k])
+        return ops.where(go, 1.0 - nearest, ops.ones_like(nearest))
+
+    def _by_sample(self, a: Any, like: Any) -> Any:
+        return a if isinstance(a, float) else ops.reshape(a, (-1, *(1 for _ in like.shape[1:])))
 
     def _cellwise(self, flag: Any, like: Any) -> Any:
         return self.laws[0].groups.spread(ops.cast(flag, "float64")) > 0.5
