@@ -32,6 +32,7 @@ _HOMES = {
     "Simplex": "constraints.closure",
     "Closure": "constraints.closure",
     "BlockMean": "constraints.closure",
+    "Completion": "constraints.completion",
     "Budget": "constraints.balance",
     "Conserve": "constraints.budget",
     "Constraints": "constraints.combine",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from physml.constraints.closure import Closure as Closure
     from physml.constraints.closure import Simplex as Simplex
     from physml.constraints.combine import Constraints as Constraints
+    from physml.constraints.completion import Completion as Completion
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
     from physml.constraints.transport import Transport as Transport
     from physml.data.batches import Batches as Batches

@@ -13,6 +13,7 @@ _HOMES = {
     "Closure": "closure",
     "Simplex": "closure",
     "BlockMean": "closure",
+    "Completion": "completion",
     "Conserve": "budget",
     "Constraints": "combine",
     "ConstraintLayer": "layer",

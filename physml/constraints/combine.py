@@ -18,6 +18,7 @@ from physml.constraints.base import Constraint, Fields
 from physml.constraints.bounds import Bounds, Monotone, NonNegative
 from physml.constraints.budget import Conserve
 from physml.constraints.closure import BlockMean, Closure, Simplex
+from physml.constraints.completion import Completion
 from physml.constraints.joint import project as project_jointly
 from physml.constraints.projection import clip, project_sum
 from physml.layout import Layout
@@ -25,7 +26,8 @@ from physml.layout import Layout
 __all__ = ["KINDS", "Constraints", "arrange", "at_start", "disarrange", "fold", "label", "labels", "unfold"]
 
 KINDS: dict[str, type[Constraint]] = {
-    kind.__name__: kind for kind in (NonNegative, Bounds, Simplex, Monotone, Conserve, Budget, Closure, BlockMean)
+    kind.__name__: kind
+    for kind in (NonNegative, Bounds, Simplex, Monotone, Conserve, Budget, Closure, BlockMean, Completion)
 }
 """Constraints by the name used in configurations and saved models."""
 GRADIENTS = ("exact", "straight-through", "leaky")
