@@ -37,6 +37,7 @@ _HOMES = {
     "Conserve": "constraints.budget",
     "Constraints": "constraints.combine",
     "ConstraintLayer": "constraints.layer",
+    "PenaltySchedule": "constraints.schedule",
     "Transport": "constraints.transport",
 }
 _ROOMS = ("assimilation", "constraints", "data", "explain", "grid", "networks", "plot", "report", "testbeds", "verify")
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from physml.constraints.combine import Constraints as Constraints
     from physml.constraints.completion import Completion as Completion
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
+    from physml.constraints.schedule import PenaltySchedule as PenaltySchedule
     from physml.constraints.transport import Transport as Transport
     from physml.data.batches import Batches as Batches
     from physml.data.loader import Loader as Loader

@@ -58,7 +58,7 @@ class FieldModel(keras.Model):
     penalties
         Laws whose violation joins the loss (soft), with *penalty* as weight.
     penalty
-        Weight of *penalties*.
+        Weight of *penalties*; a :class:`physml.PenaltySchedule` moves it in training.
     loss_units
         ``"scaled"`` or ``"physical"``: what losses and metrics see.
     missing
@@ -121,7 +121,12 @@ class FieldModel(keras.Model):
         self.constraints = constraints if isinstance(constraints, Constraints) else Constraints(constraints)
         self.penalties = penalties if isinstance(penalties, Constraints) else Constraints(penalties)
         # A head holds the masks of its grid: a copy, so that one head may be given to models of several grids.
-        self.penalty, self.head, self.increment = float(penalty), copy.copy(head), bool(increment)
+        self.head, self.increment = copy.copy(head), bool(increment)
+        self._penalty: Any = float(penalty)
+        if len(self.penalties):  # a variable, so that a schedule can move it without tracing the graph again
+            self._penalty = self.add_weight(
+                shape=(), initializer=keras.initializers.Constant(float(penalty)), trainable=False, name="penalty"
+            )
         choices = {"loss_units": (loss_units, ("scaled", "physical")), "missing": (missing, ("raise", "mean"))}
         for what, (said, known) in choices.items():
             if said not in known:
@@ -149,6 +154,18 @@ class FieldModel(keras.Model):
         if self.free_size:
             refuse_whole_grid(self)
         self(keras.Input((*sizes, len(layout.inputs)), dtype=self.compute_dtype))
+
+    @property
+    def penalty(self) -> float:
+        """Weight of the soft laws; :class:`physml.PenaltySchedule` moves it in training."""
+        return float(str(np.asarray(self._penalty)))  # 0.1, not the float64 beside the float32
+
+    @penalty.setter
+    def penalty(self, weight: float) -> None:
+        if isinstance(self._penalty, float):
+            self._penalty = float(weight)
+        else:
+            self._penalty.assign(weight)
 
     # the constants of the graph -----------------------------------------------------------------------------------
 
@@ -266,7 +283,7 @@ class FieldModel(keras.Model):
             fields_in = self.layout.split(x, "inputs")
             if penalties:
                 found = self.penalties.loss(self.layout.split(y, "targets"), fields_in, self.layout)
-                self.add_loss(self.penalty * found)
+                self.add_loss(ops.cast(self._penalty, found.dtype) * found)
             if len(self.constraints):
                 moved = self.constraints.project(self.layout.split(y, "targets"), fields_in, self.layout)
                 y = self._masked(concatenate(moved, self.layout))

@@ -17,6 +17,7 @@ _HOMES = {
     "Conserve": "budget",
     "Constraints": "combine",
     "ConstraintLayer": "layer",
+    "PenaltySchedule": "schedule",
     "Transport": "transport",
     "project_sum": "projection",
 }
