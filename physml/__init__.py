@@ -38,6 +38,7 @@ _HOMES = {
     "Constraints": "constraints.combine",
     "ConstraintLayer": "constraints.layer",
     "PenaltySchedule": "constraints.schedule",
+    "FluxForm": "constraints.fluxform",
     "Transport": "constraints.transport",
 }
 _ROOMS = ("assimilation", "constraints", "data", "explain", "grid", "networks", "plot", "report", "testbeds", "verify")
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from physml.constraints.closure import Simplex as Simplex
     from physml.constraints.combine import Constraints as Constraints
     from physml.constraints.completion import Completion as Completion
+    from physml.constraints.fluxform import FluxForm as FluxForm
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
     from physml.constraints.schedule import PenaltySchedule as PenaltySchedule
     from physml.constraints.transport import Transport as Transport

@@ -15,8 +15,8 @@ from physml import grid
 from physml._errors import describe
 from physml.constraints.base import Constraint
 from physml.constraints.combine import Constraints
+from physml.constraints.head import Head, make_head
 from physml.constraints.layer import concatenate
-from physml.constraints.transport import Transport
 from physml.data._scaling_graph import ScalingGraph
 from physml.data.batches import Batches, EpochOf
 from physml.data.scaling import Scaling
@@ -50,7 +50,8 @@ class FieldModel(keras.Model):
     constraints
         Laws that hold in every output.
     head
-        Turns the network's output into physical fields in place of the unscaling, such as :class:`physml.Transport`.
+        Turns the network's output into physical fields in place of the unscaling, such as :class:`physml.Transport`; any
+        :class:`physml.constraints.Head`.
     increment
         The network predicts the change of each target from its value among the inputs, scaled by the standard deviation of
         that change, so that float32 keeps small anomalies of large fields. Of a target that the scaling transforms it is the
@@ -96,7 +97,7 @@ class FieldModel(keras.Model):
         scaling: Scaling | None = None,
         constraints: Constraints | Iterable[Constraint] | Constraint = (),
         *,
-        head: Transport | None = None,
+        head: Head | None = None,
         increment: bool = False,
         penalties: Constraints | Iterable[Constraint] | Constraint = (),
         penalty: float = 1.0,
@@ -144,7 +145,7 @@ class FieldModel(keras.Model):
         layout = self.penalties.bind(self.constraints.bind(layout.load()))
         if head is not None:
             layout = layout.keep(
-                {n: grid.variable(layout.statics, n, "volume of the head") for n in head.statics(layout)}
+                {n: grid.variable(layout.statics, n, "static field of the head") for n in head.statics(layout)}
             )
         self._attach(layout, (scaling or Scaling.identity(layout)).to_config())
         self._check_network()
@@ -181,7 +182,7 @@ class FieldModel(keras.Model):
         self._valid_in = None if valid_in.all() else valid_in
         self._valid_out = None if valid_out.all() else valid_out
         if self.head is not None:
-            self.head.bind(layout)
+            self.head.bind(layout, self._scale.physical_unit())
 
     def _check_network(self) -> None:
         layout = self.layout
@@ -425,17 +426,6 @@ def _variances(scaling: Scaling, layout: Layout) -> dict[str, np.ndarray]:
             found = std[layout.where("targets", n, layout.spec.offsets("targets", n)[0])]
             out[n] = np.where(found > 0, found, 1.0) ** 2
     return out
-
-
-def make_head(config: Mapping[str, Any]) -> Transport:
-    """Return the head described by ``{"type": "Transport", **arguments}``."""
-    if config.get("type") != "Transport":
-        raise ValueError(
-            describe(
-                "unknown head", expected="'Transport'", received=repr(config.get("type")), remedy="correct head.type"
-            )
-        )
-    return Transport(**{k: v for k, v in config.items() if k != "type"})
 
 
 def _layout(spec: FieldSpec | Layout | None, scaling: Scaling | None) -> Layout:

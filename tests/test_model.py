@@ -373,7 +373,7 @@ def channels(n_in, n_out):
         (lambda s: FieldModel(channels(4, 1), scaling=s, loss_units="normalised"), r"loss_units is not understood.*'scaled' or 'physical'"),
         (lambda s: FieldModel(channels(4, 1), scaling=s, dtype="mixed_float16"), r"cannot hold physical units in half precision.*'mixed_float16'"),
         (lambda s: FieldModel(channels(4, 1), scaling=s, constraints=[NonNegative("trace")]), r"'trace', which is no target; did you mean 'tracer'"),
-        (lambda s: physml.model.make_head({"type": "Advect"}), r"unknown head. Expected: 'Transport'. Received: 'Advect'"),
+        (lambda s: physml.model.make_head({"type": "Advect"}), r"unknown head 'Advect'. Expected: one of .*FluxForm.*Transport.*Received: 'Advect'"),
     ],
 )  # fmt: skip
 def test_models_that_do_not_fit_together_are_refused(scaling, make, words):

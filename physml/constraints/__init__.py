@@ -18,7 +18,11 @@ _HOMES = {
     "Constraints": "combine",
     "ConstraintLayer": "layer",
     "PenaltySchedule": "schedule",
+    "FluxForm": "fluxform",
+    "HEADS": "head",
+    "Head": "head",
     "Transport": "transport",
+    "make_head": "head",
     "project_sum": "projection",
 }
 __all__ = sorted(_HOMES)

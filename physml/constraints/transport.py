@@ -11,12 +11,12 @@ from keras import ops
 
 from physml import _backend
 from physml._errors import closest, describe
+from physml.constraints._cgrid import periodic_dims, states
+from physml.constraints.head import Head
 from physml.layout import Layout
 
-CLOSED, PERIODIC = "closed", "periodic"
 
-
-class Transport:
+class Transport(Head):
     """Head that redistributes conserved content among the neighbours of every cell.
 
     For each cell ``i`` the network gives one number for every displacement ``d`` of a ``size x size`` neighbourhood; a
@@ -24,7 +24,8 @@ class Transport:
 
         y_j V_j = sum_i P(i -> j) c_i V_i
 
-    So nothing turns negative and nothing is lost, locally or in total, at any Courant number up to ``size / 2``.
+    So nothing turns negative and nothing is lost, locally or in total, at any Courant number up to ``size / 2``. All targets
+    are moved by the same shares, as water moves all that is dissolved in it.
 
     Parameters
     ----------
@@ -42,11 +43,16 @@ class Transport:
     linear
         Hide the fields that are moved from the network, so that the step is linear in them. A linear positive scheme is of
         first order at best (Godunov 1959): it smears more than one that sees what it moves.
+    vertical
+        A level dimension along which content moves too and the odd width of the neighbourhood there, as ``{"depth": 3}``. Its
+        ends, the surface and the last level, are closed. The network then gives one number for every level and displacement.
+        None: each level stays by itself, and all levels share one horizontal transport.
 
     Raises
     ------
     ValueError
-        For an even size, a boundary that is missing or unknown, targets that are no inputs, and several target offsets.
+        For an even size, a boundary that is missing or unknown, targets that are no inputs, several target offsets, levels that
+        are unknown or differ between targets.
 
     Examples
     --------
@@ -62,60 +68,83 @@ class Transport:
         stay: float = 4.0,
         balance: int = 0,
         linear: bool = False,
+        vertical: Mapping[str, int] | None = None,
     ) -> None:
-        if size < 3 or size % 2 == 0:
+        widths = list((vertical or {}).values())
+        for width in (size, *widths):
+            if width < 3 or width % 2 == 0:
+                raise ValueError(
+                    describe(
+                        "Transport: size is no neighbourhood", expected="3, 5, 7, ...", received=width, remedy="size=5"
+                    )
+                )
+        if len(widths) > 1:
             raise ValueError(
-                describe("Transport: size is no neighbourhood", expected="3, 5, 7, ...", received=size, remedy="size=5")
+                describe(
+                    "Transport: vertical names several dimensions",
+                    expected="one level dimension, such as {'depth': 3}",
+                    received=vertical,
+                    remedy="keep one; the others are moved alike",
+                )
             )
         self.size, self.boundary, self.volume, self.stay = size, dict(boundary), volume, float(stay)
         self.balance, self.linear = int(balance), bool(linear)
+        self.vertical = None if vertical is None else dict(vertical)
 
     def channels(self, layout: Layout) -> int:
-        """Return how many channels the network must give: one for every displacement."""
-        return self.size ** len(layout.space)
+        """Return how many channels the network must give: one for every displacement (from every level with *vertical*)."""
+        across = self.size ** len(layout.space)
+        if not self.vertical:
+            return across
+        (width,) = self.vertical.values()
+        return across * width * len(self._columns(layout))
+
+    def _columns(self, layout: Layout) -> np.ndarray:
+        """Return the target channels that are moved together, ``[level, tracer]``; one level without *vertical*."""
+        if not self.vertical:
+            return np.arange(len(layout.targets))[None]
+        (dim,) = self.vertical
+        parts = []
+        for name in layout.spec.targets:
+            levels = layout.variables[name].levels
+            if dim not in levels or levels[dim] != layout.variables[layout.spec.targets[0]].levels.get(dim):
+                raise ValueError(
+                    describe(
+                        f"Transport: {name!r} does not have the levels that are moved along {dim!r}{closest(dim, levels)}",
+                        expected=f"the same labels along {dim!r} for all of {tuple(layout.spec.targets)}",
+                        received={d: list(v) for d, v in levels.items()} or "no levels",
+                        remedy="name the dimension in the levels of the FieldSpec, or leave vertical out",
+                    )
+                )
+            index = np.arange(len(layout.targets))[layout.where("targets", name)]
+            index = index.reshape([len(v) for v in levels.values()])
+            parts.append(np.moveaxis(index, list(levels).index(dim), 0).reshape(len(levels[dim]), -1))
+        return np.concatenate(parts, axis=1)
 
     def statics(self, layout: Layout) -> Sequence[str]:
         """Return the names of the static fields that are kept with the layout."""
         return () if self.volume is None else (self.volume,)
 
-    def bind(self, layout: Layout) -> None:
-        """Prepare masks and volumes for a layout; refuse one it cannot act on."""
-        missing = [d for d in layout.space if d not in self.boundary]
-        unknown = [d for d in self.boundary if d not in layout.space]
-        bad = {d: b for d, b in self.boundary.items() if b not in (CLOSED, PERIODIC)}
-        if missing or unknown or bad:
-            hint = closest(unknown[0], layout.space) if unknown else ""
-            raise ValueError(
-                describe(
-                    f"Transport: the boundary does not fit the grid{hint}",
-                    expected=f"'{PERIODIC}' or '{CLOSED}' for each of {layout.space}",
-                    received=self.boundary,
-                    remedy="say for every space dimension what lies beyond its ends",
-                )
-            )
-        for name in layout.spec.targets:
-            layout.where("inputs", name, 0)
-            if len(layout.spec.offsets("targets", name)) > 1:
-                raise ValueError(
-                    describe(
-                        f"Transport moves {name!r} over one step",
-                        expected="one target offset",
-                        received=layout.spec.offsets("targets", name),
-                        remedy="roll the one-step model out",
-                    )
-                )
+    def bind(self, layout: Layout, unit: np.ndarray | None = None) -> None:
+        """Prepare masks and volumes for a layout; refuse one it cannot act on. Shares have no unit."""
+        self._periodic = list(periodic_dims("Transport", self.boundary, layout))
+        self._state = states("Transport", layout)
+        columns = self._columns(layout)
+        self._order = columns.reshape(-1)
+        self._back = np.argsort(self._order)
         valid = layout.valid("targets")
-        wet = valid[..., 0]
-        if not (valid == wet[..., None]).all():
+        together = valid[..., columns]
+        wet = together[..., 0]
+        if not (together == wet[..., None]).all():
             raise ValueError(
                 describe(
                     "Transport needs one mask for all targets",
                     expected="the same valid cells on every target and level",
                     received=f"{valid.reshape(-1, valid.shape[-1]).sum(0).tolist()} valid cells by channel",
-                    remedy="use a mask without levels, or one Transport model for each level",
+                    remedy="use a mask without levels, vertical={'depth': 3}, or one Transport model for each level",
                 )
             )
-        volume = np.ones(layout.shape) if self.volume is None else layout.static(self.volume)[..., 0]
+        volume = np.ones(wet.shape) if self.volume is None else self._volumes(layout, columns)
         if not (volume[wet] > 0).all():
             raise ValueError(
                 describe(
@@ -125,17 +154,20 @@ class Transport:
                     remedy="correct the volume, or mask those cells",
                 )
             )
+        widths = [self.size] * len(layout.space)
+        if self.vertical:
+            widths += self.vertical.values()
+            self._periodic.append(False)
+        else:  # the one level is no dimension of the moves
+            wet, volume = wet[..., 0], volume[..., 0]
         scale = volume[wet].mean()
         self._volume = np.where(wet, volume / scale, 0.0)[..., None]
         self._divisor = np.where(wet, volume / scale, 1.0)[..., None]
-        reach = self.size // 2
-        self._shape = layout.shape
-        self._moves = list(itertools.product(range(-reach, reach + 1), repeat=len(layout.space)))
-        self._periodic = [self.boundary[d] == PERIODIC for d in layout.space]
+        self._shape = wet.shape
+        self._moves = list(itertools.product(*(range(-(w // 2), w // 2 + 1) for w in widths)))
         prior = np.stack([np.where(self._lands_on(wet, move), 0.0, -1e9) for move in self._moves], axis=-1)
-        prior[..., self._moves.index((0,) * len(layout.space))] = self.stay
+        prior[..., self._moves.index((0,) * len(widths))] = self.stay
         self._prior = prior.astype("float32")
-        self._state = [layout.where("inputs", n, 0) for n in layout.spec.targets]
         moved = [self.linear and c.name in layout.spec.targets for c in layout.inputs]
         self.seen = np.where(moved, 0.0, 1.0).astype("float32")
         if not self.seen.any():
@@ -147,6 +179,13 @@ class Transport:
                     remedy="add inputs to the FieldSpec, or linear=False",
                 )
             )
+
+    def _volumes(self, layout: Layout, columns: np.ndarray) -> np.ndarray:
+        """Return the volume of every cell that content moves between, ``[*space, level]``."""
+        if not self.vertical:
+            return layout.static(str(self.volume))
+        # Other level dimensions, such as species, lie in the same water.
+        return layout.static(str(self.volume), layout.spec.targets[0])[..., columns[:, 0]]
 
     def _lands_on(self, wet: np.ndarray, move: tuple[int, ...]) -> np.ndarray:
         """Return where a displacement from each cell ends on a valid cell of the domain."""
@@ -161,8 +200,13 @@ class Transport:
         return lands
 
     def shares(self, network_output: Any) -> list[Any]:
-        """Return ``P(i -> i + d)`` for every displacement, ``[batch, *space, 1]`` each; they sum to one."""
+        """Return ``P(i -> i + d)`` for every displacement, ``[batch, *space, 1]`` each; they sum to one.
+
+        With *vertical* the space of the result has the levels as its last dimension.
+        """
         kind = _backend.widest_float()
+        if self.vertical:
+            network_output = ops.reshape(network_output, (-1, *self._shape, len(self._moves)))
         shares = ops.cast(ops.softmax(ops.cast(network_output, "float32") + self._prior, axis=-1), kind)
         shares = shares / ops.sum(shares, axis=-1, keepdims=True)  # processors differ in the last digit of a softmax
         parts = [ops.expand_dims(p, -1) for p in ops.unstack(shares, axis=-1)]
@@ -190,7 +234,7 @@ class Transport:
         Parameters
         ----------
         network_output
-            ``[batch, *space, displacement]``.
+            ``[batch, *space, displacement]``; with *vertical* ``[batch, *space, (level, displacement)]``.
         inputs
             ``[batch, *space, input channel]`` in physical units.
 
@@ -201,8 +245,13 @@ class Transport:
         """
         kind = _backend.widest_float()
         state = ops.cast(ops.concatenate([inputs[..., s] for s in self._state], axis=-1), kind)
+        if self.vertical:
+            state = ops.take(state, self._order, axis=-1)
+            state = ops.reshape(state, (-1, *self._shape, len(self._order) // self._shape[-1]))
         volume, divisor = (ops.cast(v, kind) for v in (self._volume, self._divisor))
         moved = self._spread(self.shares(network_output), state * volume) / divisor
+        if self.vertical:
+            moved = ops.take(ops.reshape(moved, (-1, *self._shape[:-1], len(self._order))), self._back, axis=-1)
         return ops.cast(moved, inputs.dtype)
 
     def _spread(self, shares: list[Any], content: Any) -> Any:
@@ -232,4 +281,5 @@ class Transport:
             "stay": self.stay,
             "balance": self.balance,
             "linear": self.linear,
+            "vertical": self.vertical,
         }

@@ -62,6 +62,19 @@ class ScalingGraph:
         if self.by is not None:
             self.month = layout.where("inputs", f"{layout.spec.sample_dim}.month", 0).start
 
+    def physical_unit(self) -> np.ndarray:
+        """Return by how much each target changes from its mean, in its own units, when its scaled value changes by one."""
+        layout, scaling = self.scaling.layout, self.scaling
+        mean = scaling.vector("mean", "targets")
+        std, unit = scaling.vector("std", "targets"), self.unit.astype("float64")
+        found = unit.copy()
+        for name in layout.spec.targets:
+            method, at = scaling.method(name), layout.where("targets", name)
+            if method.nonlinear:
+                ends = [method.inverse(v[at], std[at], np) for v in (mean + unit, mean)]
+                found[at] = ends[0] - ends[1]
+        return found
+
     def _parts(self, role: Role, dtype: str) -> list[Part]:
         """Return the channels of each variable with its transform; nothing where no variable has one."""
         layout, std = self.scaling.layout, self.scaling.vector("std", role).astype(dtype)
