@@ -44,7 +44,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        traced = tf.function(function, jit_compile=True, autograph=False, reduce_retracing=True)
+        traced = tf.function(function, jit_compile=True, autograph=False)
 
         def call(*args: Any) -> Any:
             # Gradients are given beside it: nothing is to be recorded for differentiating its loops.

@@ -143,6 +143,9 @@ def rollout(
 ) -> xr.Dataset:
     """Run a one-step model forward, each forecast the next input.
 
+    Totals that laws of the model keep (:class:`physml.Conserve`) are pinned to those of the initial state and the sources since: what
+    float32 cannot store of one step is carried into the next, so that nothing drifts however many steps there are.
+
     Parameters
     ----------
     model
@@ -209,7 +212,9 @@ def rollout(
     ]
     still = {n: _packing.columns(layout, s, n, outer, kind) for n, s in sources.items() if sample not in s.dims}
     at = _positions(sources, sample, labels, steps, spec, step)
-    predictor = Predictor(model, min(batch_size, math.prod(members.values())))
+    predictor = Predictor(model, min(batch_size, math.prod(members.values())), carrying=True)
+    carried = [np.zeros((*outer.values(), n), kind) for n in predictor.carried.values()]
+    channels = len(layout.targets) + sum(predictor.carried.values())
     kept = {k: c for s in (initial, forcing) if s is not None for k, c in s.coords.items() if set(c.dims) <= set(outer)}
     kept.pop(sample, None)
     out = []
@@ -224,8 +229,12 @@ def rollout(
                 else:
                     now = sources[name].isel({sample: at[name][i] + offset})
                     parts.append(_packing.columns(layout, now, name, outer, kind))
+        parts += carried
         x = xr.DataArray(_packing.concatenate(parts, tuple(outer.values())), dims=(*outer, "channel"))
-        y = _packing.map_samples(predictor, [x], layout.space, len(layout.targets), kind)
+        y = _packing.map_samples(predictor, [x], layout.space, channels, kind)
+        if predictor.carried:
+            carried = [y.data[..., len(layout.targets) :]]
+            y = y.isel(channel=slice(len(layout.targets)))
         out.append(y)
         past = [*past[1:], {n: y.data[..., layout.where("targets", n)] for n in names}]
     whole = xr.concat(out, dim=sample, join="override").transpose(*members, sample, ...)

@@ -244,7 +244,13 @@ class FieldModel(keras.Model):
         return self._masked(ops.where(whole, y, ops.full_like(y, float("nan"))))
 
     def through(
-        self, inputs: Any, network: Any, valid: Any = None, training: bool | None = None, penalties: bool = True
+        self,
+        inputs: Any,
+        network: Any,
+        valid: Any = None,
+        training: bool | None = None,
+        penalties: bool = True,
+        leftovers: Mapping[str, Any] | None = None,
     ) -> Any:
         """Return what :meth:`call` does, of a window of the grid.
 
@@ -260,6 +266,8 @@ class FieldModel(keras.Model):
             As for any layer.
         penalties
             Whether soft laws join the loss.
+        leftovers
+            What the step before could not store of conserved totals, by name; those of this step are then returned as well.
         """
         x = ops.cast(inputs, self.compute_dtype)
         present = valid_cells(self, x) if valid is None else valid
@@ -286,9 +294,11 @@ class FieldModel(keras.Model):
                 found = self.penalties.loss(self.layout.split(y, "targets"), fields_in, self.layout)
                 self.add_loss(ops.cast(self._penalty, found.dtype) * found)
             if len(self.constraints):
-                moved = self.constraints.project(self.layout.split(y, "targets"), fields_in, self.layout)
+                moved = self.constraints.project(self.layout.split(y, "targets"), fields_in, self.layout, leftovers)
                 y = self._masked(concatenate(moved, self.layout))
-        return y
+        if not leftovers:
+            return y if leftovers is None else (y, {})
+        return y, self.constraints.leftovers(self.layout.split(y, "targets"), fields_in, self.layout, leftovers)
 
     def _physical(self, inputs: Any) -> Any:
         """Return the inputs in the type of the graph, masked cells 0."""

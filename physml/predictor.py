@@ -35,16 +35,25 @@ class Predictor:
         Rows given to the network at a time.
     window
         Sizes of the windows it will be given; None for the whole grid.
+    carrying
+        Inputs and outputs have further channels for what earlier steps could not store of conserved totals.
     """
 
     _one_at_a_time = threading.Lock()
 
-    def __init__(self, model: FieldModel, batch_size: int = 32, window: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        model: FieldModel,
+        batch_size: int = 32,
+        window: tuple[int, ...] | None = None,
+        carrying: bool = False,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(
                 describe("batch_size is not positive", expected=">= 1", received=batch_size, remedy="batch_size=32")
             )
-        self.model, self.batch_size, self.window = model, batch_size, window
+        self.model, self.batch_size, self.window, self.carrying = model, batch_size, window, carrying
+        self.carried = model.constraints.carries(model.layout) if carrying else {}
         # Windows are cheap beside the maps they save, so that these always have a row to spare.
         self._spare = _backend.spare_rows(batch_size if window is None else max(batch_size, 8))
         self.token = uuid.uuid4().hex
@@ -65,7 +74,7 @@ class Predictor:
         layout, kind, size = self.model.layout, self.model.compute_dtype, self.batch_size
         if valid is None:
             valid = self._valid
-        out = np.empty((*x.shape[:-1], len(layout.targets)), kind)
+        out = np.empty((*x.shape[:-1], len(layout.targets) + sum(self.carried.values())), kind)
         with self._one_at_a_time:
             if self._run is None:
                 self._run = self._compile(x.shape[1:])
@@ -77,7 +86,7 @@ class Predictor:
                 rows[n:] = rows[n - 1]
                 y, bad = self._run(rows, valid)
                 if bad:
-                    fill_masked(rows[:n], valid, layout, "inputs")
+                    fill_masked(rows[:n, ..., : len(layout.inputs)].copy(), valid, layout, "inputs")
                 out[start : start + n] = y[:n]
         return out
 
@@ -91,17 +100,30 @@ class Predictor:
         model, kind = self.model, self.model.compute_dtype
         network = model.network if self.window is None else partial(_any_size, model.network)
 
+        n = len(model.layout.inputs)
+
         def function(x: Any, valid: Any) -> tuple[Any, Any]:
+            carried: dict[str, Any] | None = {} if self.carrying else None
+            at = n
+            for name, depth in self.carried.items():
+                carried[name], at = x[..., at : at + depth], at + depth  # type: ignore[index]
+            x = x[..., :n]
             bad = ops.any(ops.logical_and(valid, ops.logical_not(ops.isfinite(x))))
             if model.missing == "mean":
                 bad = ops.zeros_like(bad)
             # The whole grid keeps its masks as constants of the graph.
             window = None if self.window is None else valid
-            return model.through(x, network, window, training=False, penalties=False), bad
+            y = model.through(x, network, window, training=False, penalties=False, leftovers=carried)
+            if carried is not None:
+                y = ops.concatenate([y[0], *(y[1][name] for name in self.carried)], axis=-1)
+            return y, bad
 
         try:
             return _backend.fixed_signature(
-                function, list(model.variables), [(self.batch_size + self._spare, *shape), shape], [kind, "bool"]
+                function,
+                list(model.variables),
+                [(self.batch_size + self._spare, *shape), (*shape[:-1], n)],
+                [kind, "bool"],
             )
         except (ValueError, TypeError) as error:
             if self.window is None:
@@ -125,7 +147,7 @@ class Predictor:
                 self.model.save(path)
                 with open(path, "rb") as file:
                     self._file = file.read()
-        return _restore, (self._file, self.batch_size, self.token, self.window)
+        return _restore, (self._file, self.batch_size, self.token, self.window, self.carrying)
 
 
 def rows_at_a_time(block: int, batch_size: int) -> int:
@@ -154,14 +176,16 @@ _RESTORED: dict[str, Predictor] = {}
 _RESTORING = threading.Lock()
 
 
-def _restore(data: bytes, batch_size: int, token: str, window: tuple[int, ...] | None = None) -> Predictor:
+def _restore(
+    data: bytes, batch_size: int, token: str, window: tuple[int, ...] | None = None, carrying: bool = False
+) -> Predictor:
     with _RESTORING:
         if token not in _RESTORED:
             with tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, "model.keras")
                 with open(path, "wb") as file:
                     file.write(data)
-                restored = Predictor(load(path), batch_size, window)
+                restored = Predictor(load(path), batch_size, window, carrying)
             restored.token, restored._file = token, data
             _RESTORED[token] = restored
             for old in list(_RESTORED)[:-4]:  # a worker that lives long does not collect models

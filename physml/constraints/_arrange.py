@@ -65,10 +65,10 @@ def arrange(y: Any, inputs: Fields, law: SumLaw, name: str, layout: Layout) -> t
         x = inputs[source][..., start : start + layout.variables[source].depth]
         if layout.variables[source].depth != layout.variables[name].depth:
             x = ops.broadcast_to(x, (*ops.shape(x)[:-1], layout.variables[name].depth))
-        terms.append(_group(x, law, 1, layout))
+        terms.append(group(x, law, 1, layout))
     terms = [ops.repeat(t, n_offsets, axis=0) for t in terms] if n_offsets > 1 else terms
     weights = group_array(law.weights[None], law, len(layout.space))[0]
-    return _group(y, law, n_offsets, layout), terms, weights
+    return group(y, law, n_offsets, layout), terms, weights
 
 
 def _axes(law: SumLaw, n_space: int) -> tuple[list[int], list[int]]:
@@ -83,7 +83,7 @@ def group_array(x: np.ndarray, law: SumLaw, n_space: int) -> np.ndarray:
     return moved.reshape(x.shape[0], int(np.prod([x.shape[a] for a in stay], dtype=int)), -1)
 
 
-def _group(x: Any, law: SumLaw, n_offsets: int, layout: Layout) -> Any:
+def group(x: Any, law: SumLaw, n_offsets: int, layout: Layout) -> Any:
     n_space = len(layout.space)
     depth = x.shape[-1] // n_offsets
     if n_offsets > 1:

@@ -17,12 +17,8 @@ MAX_STEPS = 60
 """Steps of the Newton iteration after which it stops; it needs about five."""
 MAX_CG = 200
 """Steps of the conjugate gradients inside one of them."""
-FAR = 1e15
-"""Steps of the gradient beyond which no bound is looked for."""
 DAMPING = 1e-3
-"""Greatest share of the free system that is added to the coupled one, which alone may be singular (Zhao, Sun and Toh 2010)."""
-ROUNDING = 1e-11
-"""The same outside the iteration, against what round-off leaves in the null space."""
+"""Share of the diagonal that is added while the laws are missed by their own size; less as they are met."""
 DEPENDENT = 1e-11
 """A law whose remaining pivot is this small beside its diagonal follows from the others."""
 
@@ -91,8 +87,11 @@ class Dual:
         ]
         return sum(terms[1:], terms[0]) if terms else None
 
-    def small(self, weight: Fields) -> Any:
-        """Return a function that solves the systems of laws with the same groups, given the share of each cell that moves."""
+    def small(self, weight: Fields, damping: Sums | None) -> Any:
+        """Return a function that solves the systems of laws with the same groups, given the share of each cell that moves.
+
+        With *damping* (of each diagonal) every step is finite; without, a law that follows from the others gets none.
+        """
         m = len(self.laws)
         kin = [[_kin(self.laws[i], self.laws[j]) for j in range(m)] for i in range(m)]
         gram = {(i, j): self._gram(i, j, weight) for i in range(m) for j in range(i + 1) if kin[i][j]}
@@ -101,19 +100,15 @@ class Dual:
         pivots: list[Any] = []
         for j in range(m):
             full = self.diagonal[j]
-            own = gram[j, j]
+            own = gram[j, j] if damping is None else gram[j, j] + damping[j] * full
             pivot = own
             for k in range(j):
                 if kin[j][k] and (j, k) in lower:
                     pivot = pivot - lower[j, k] ** 2 * pivots[k]
-            stuck = own <= DEPENDENT * full  # every cell is at its bound: a step of the gradient
-            follows = ops.logical_and(pivot <= DEPENDENT * own, ops.logical_not(stuck))
-            usable = ops.where(stuck, full, pivot)
-            nothing = ops.logical_or(full <= 0, follows)
-            usable = ops.where(nothing, ops.ones_like(usable), usable)
-            inverse.append(ops.where(nothing, ops.zeros_like(usable), 1 / usable))
-            pivots.append(ops.where(ops.logical_or(nothing, stuck), ops.zeros_like(usable), usable))
-            clear = ops.logical_not(ops.logical_or(nothing, stuck))
+            nothing = full <= 0 if damping is not None else pivot <= DEPENDENT * full
+            pivot = ops.where(nothing, ops.ones_like(pivot), pivot)
+            inverse.append(ops.where(nothing, ops.zeros_like(pivot), 1 / pivot))
+            pivots.append(ops.where(nothing, ops.zeros_like(pivot), pivot))
             for i in range(j + 1, m):
                 if not kin[i][j]:
                     continue
@@ -123,7 +118,7 @@ class Dual:
                         part = lower[i, k] * lower[j, k] * pivots[k]
                         entry = -part if entry is None else entry - part
                 if entry is not None:
-                    lower[i, j] = ops.where(clear, entry * inverse[j], ops.zeros_like(entry))
+                    lower[i, j] = entry * inverse[j]
 
         def solve(r: Sums) -> Sums:
             out = list(r)
@@ -140,19 +135,18 @@ class Dual:
 
         return solve
 
-    def solve_for(self, r: Sums, moved: Fields, leak: float = 0.0, damping: Any = None) -> Sums:
-        """Return ``d`` with ``(C T C' + damping diag C M^-1 C') d = r``, the damping by sample."""
+    def solve_for(self, r: Sums, moved: Fields, leak: float = 0.0, damping: Sums | None = None) -> Sums:
+        """Return ``d`` with ``(C T C') d = r``, damped by parts of the diagonal of ``C M^-1 C'``."""
         weight = {n: self.mobility[n] * self.nearby.free(n, moved, leak) for n in self.z}
-        if not self.direct:
-            damping = ROUNDING if damping is None else damping
-            weight = {n: w + self._by_sample(damping, w) * self.mobility[n] for n, w in weight.items()}
-        small = self.small(weight)
+        small = self.small(weight, damping)
         if self.direct:
-            return small(r)  # type: ignore[no-any-return]
+            return small(r)
 
         def apply(d: Sums) -> Sums:
             out = self.forward(self.nearby.push(self.adjoint(d), moved, leak))
-            return [p + self._by_sample(damping, p) * f * q for p, f, q in zip(out, self.diagonal, d, strict=True)]
+            if damping is None:
+                return out
+            return [o + m * f * p for o, m, f, p in zip(out, damping, self.diagonal, d, strict=True)]
 
         def dot(a: Sums, b: Sums) -> Any:
             parts = [ops.sum(p * q, axis=tuple(range(1, len(p.shape)))) for p, q in zip(a, b, strict=True)]
@@ -167,13 +161,13 @@ class Dual:
         scale = dot(small(r), r)
 
         def unfinished(i: Any, d: Any, r: Any, p: Any, rho: Any) -> Any:
-            return ops.logical_and(i < MAX_CG, ops.any(rho > 1e-30 * scale))
+            return ops.logical_and(i < MAX_CG, ops.any(rho > 1e-25 * scale))
 
         def body(i: Any, d: Any, r: Any, p: Any, rho: Any) -> Any:
             d, r, p = list(d), list(r), list(p)
             q = apply(p)
             curvature = dot(p, q)
-            going = ops.logical_and(rho > 1e-30 * scale, curvature > 0)
+            going = ops.logical_and(rho > 1e-25 * scale, curvature > 0)
             step = ops.where(going, rho / ops.where(going, curvature, ops.ones_like(rho)), ops.zeros_like(rho))
             d, r = plus(d, times(step, p)), plus(r, times(-step, q))
             s = small(r)
@@ -197,15 +191,19 @@ class Dual:
         if self.free_set:
             v = self._climb(v)
         y, moved = self.at(list(v))
+        left = self.excess(y)
         for _ in range(2):  # on the free set the laws are linear: what is left of the sums is round-off
-            d = self.solve_for(self.excess(y), moved)
-            v = tuple(p + q for p, q in zip(v, d, strict=True))
-            if self.free_set:
-                step = self.nearby.push(self.adjoint(d), moved)
-                y = self._within({n: y[n] - step[n] for n in y})
-            else:
-                pull = self.adjoint(d)
-                y = {n: y[n] - self.mobility[n] * pull[n] for n in y}
+            d = self.solve_for(left, moved)
+            step = self.nearby.push(self.adjoint(d), moved)
+            trial = self._within({n: y[n] - step[n] for n in y})
+            rest = self.excess(trial)
+            before = self._miss(y, left)
+            better = self._miss(trial, rest) <= before
+            if self.free_set:  # where the laws cannot be met there is no such set, and the nearest miss stays
+                better = ops.logical_and(better, before < 1e-6)
+            y = {n: self._choose(better, trial[n], y[n], cells=True) for n in y}
+            left = [self._choose(better, p, q) for p, q in zip(rest, left, strict=True)]
+            v = tuple(self._choose(better, p + q, p) for p, q in zip(v, d, strict=True))
         return y, v, moved
 
     def _within(self, y: dict[str, Any]) -> dict[str, Any]:
@@ -218,108 +216,86 @@ class Dual:
         return y
 
     def _climb(self, v: tuple[Any, ...]) -> tuple[Any, ...]:
-        per_group = self.direct
-
-        def pooled(parts: list[Any]) -> Any:
-            """Return the sum over what is solved together: ``[batch]``, or one number for every group."""
-            if per_group:
-                return sum(parts[1:], parts[0])
-            flat = [ops.sum(p, axis=tuple(range(1, len(p.shape)))) for p in parts]
-            return sum(flat[1:], flat[0])
-
-        def cells(f: Fields) -> list[Any]:
-            return [self.laws[0].groups.sum(p) for p in f.values()] if per_group else list(f.values())
-
-        def worst(parts: list[Any]) -> Any:
-            if per_group:
-                out = parts[0]
-                for p in parts[1:]:
-                    out = ops.maximum(out, p)
-                return out
-            flat = [ops.max(p, axis=tuple(range(1, len(p.shape)))) for p in parts]
-            out = flat[0]
-            for p in flat[1:]:
-                out = ops.maximum(out, p)
-            return out
-
-        def back(a: Any, like: Any) -> Any:
-            return a if per_group else ops.reshape(a, (-1, *(1 for _ in like.shape[1:])))
-
-        def height(y: Fields, r: Sums, v: Any) -> Any:
-            spent = {n: 0.5 * self.nearby.cost[n] * (y[n] - self.z[n]) ** 2 for n in y}
-            return pooled([*cells(spent), *(p * q for p, q in zip(r, v, strict=True))])
-
-        def misfit(y: Fields, r: Sums) -> Any:
-            amounts = [
-                ops.maximum(s, sum(law.groups.sum(ops.abs(c[n] * y[n])) for n in c))
-                for law, c, s in zip(self.laws, self.c, self.size, strict=True)
-            ]
-            return worst([ops.abs(p) / ops.where(a > 0, a, ops.ones_like(a)) for p, a in zip(r, amounts, strict=True)])
-
+        """Return the multipliers at which the laws are met, or no step brings them nearer."""
+        everywhere = {f"free {n}": ops.ones_like(f) for n, f in self.z.items()}
+        if not self.problem.chains:  # from far beyond the bounds the plane of the laws is a better start than the fields
+            v = tuple(self.solve_for(self.excess(self.z), everywhere, damping=[DAMPING + 0.0 * b for b in self.b]))
         y, moved = self.at(list(v))
         r = self.excess(y)
-        state = (ops.zeros((), "int32"), v, y, moved, tuple(r), height(y, r, v), misfit(y, r))
-        t = ops.ones_like(state[-1])
+        miss = self._miss(y, r)
+        size = self._amounts(self.z)
+        ratio = [p / ops.where(a > 0, a, ops.ones_like(a)) for p, a in zip(size, self._amounts(y), strict=True)]
+        good = 1e-13 + 1e-15 * self._worst(ratio)  # multipliers hold no more digits than the fields they start from
 
-        def unfinished(i: Any, v: Any, y: Any, moved: Any, r: Any, phi: Any, miss: Any, t: Any) -> Any:
-            return ops.logical_and(i < MAX_STEPS, ops.any(ops.logical_and(miss > 1e-13, t > 1e-9)))
+        def going(miss: Any, t: Any) -> Any:
+            return ops.logical_and(miss > good, t > 1e-9)
 
-        def body(i: Any, v: Any, y: Any, moved: Any, r: Any, phi: Any, miss: Any, t: Any) -> Any:
-            damping = None if per_group else ops.minimum(DAMPING, miss)
-            d = self.solve_for(list(r), moved, damping=damping)
-            if per_group:
-                leap = self._leap(v, d, moved)
-                d = [leap * p for p in d]
-            going = ops.logical_and(miss > 1e-13, t > 1e-9)
-            step = ops.where(going, t, ops.zeros_like(t))
-            trial = tuple(p + back(step, p) * q for p, q in zip(v, d, strict=True))
+        def unfinished(i: Any, v: Any, y: Any, moved: Any, r: Any, miss: Any, t: Any) -> Any:
+            return ops.logical_and(i < MAX_STEPS, ops.any(going(miss, t)))
+
+        def body(i: Any, v: Any, y: Any, moved: Any, r: Any, miss: Any, t: Any) -> Any:
+            mu = DAMPING * ops.minimum(miss, ops.ones_like(miss))
+            d = self.solve_for(list(r), moved, damping=[self._back(mu, p) for p in r])
+            active = going(miss, t)
+            step = ops.where(active, t, ops.zeros_like(t))
+            trial = tuple(p + self._back(step, p) * q for p, q in zip(v, d, strict=True))
             y1, moved1 = self.at(list(trial))
             r1 = self.excess(y1)
-            phi1, miss1 = height(y1, r1, trial), misfit(y1, r1)
-            rise = pooled([p * q for p, q in zip(r, d, strict=True)])
-            better = ops.logical_or(phi1 >= phi + 1e-4 * step * rise, miss1 <= 0.5 * miss)
-            better = ops.logical_and(better, going)
+            # Along d the function is concave: as long as its slope is not negative it has grown.
+            before, after = (self._pooled([p * q for p, q in zip(f, d, strict=True)]) for f in (r, r1))
+            better = ops.logical_and(active, after >= -0.01 * before)
 
-            def choose(new: Any, old: Any) -> Any:
-                return ops.where(self._cellwise(better, new) if per_group else back(better, new), new, old)
+            fall = before / ops.where(before > after, before - after, ops.ones_like(before))
+            shorter = t * ops.clip(fall, 0.1, 0.7)
+            return (
+                i + 1,
+                tuple(self._choose(better, p, q) for p, q in zip(trial, v, strict=True)),
+                {n: self._choose(better, y1[n], y[n], cells=True) for n in y},
+                {n: self._choose(better, moved1[n], moved[n], cells=True) for n in moved},
+                tuple(self._choose(better, p, q) for p, q in zip(r1, r, strict=True)),
+                ops.where(better, self._miss(y1, r1), miss),
+                ops.where(better, ops.ones_like(t), ops.where(active, shorter, t)),
+            )
 
-            v = tuple(ops.where(back(better, p), p, q) for p, q in zip(trial, v, strict=True))
-            y = {n: choose(y1[n], y[n]) for n in y}
-            moved = {n: choose(moved1[n], moved[n]) for n in moved}
-            r = tuple(ops.where(back(better, p), p, q) for p, q in zip(r1, r, strict=True))
-            phi, miss = ops.where(better, phi1, phi), ops.where(better, miss1, miss)
-            t = ops.where(better, ops.ones_like(t), ops.where(going, 0.25 * t, t))
-            return i + 1, v, y, moved, r, phi, miss, t
+        start = (ops.zeros((), "int32"), v, y, moved, tuple(r), miss, ops.ones_like(miss))
+        return ops.while_loop(unfinished, body, start)[1]
 
-        return ops.while_loop(unfinished, body, (*state, t))[1]  # type: ignore[no-any-return]
+    # What is solved together has one number ``[batch]``, or ``[batch, *group, level]`` where groups are independent.
 
-    def _leap(self, v: Any, d: Sums, moved: Fields) -> Any:
-        """Return how many steps to go at once: where all cells of a group are at their bounds, until one comes free."""
-        before, drift = self.adjoint(list(v)), self.adjoint(d)
-        groups, nearest = self.laws[0].groups, None
-        for n, (low, high) in self.nearby.ends.items():
-            u, speed = self.z[n] - self.mobility[n] * before[n], -self.mobility[n] * drift[n]
-            for end, sign in ((low, 1.0), (high, -1.0)):
-                if end is None:
-                    continue
-                beyond, towards = sign * (end - u), sign * speed
-                comes = ops.logical_and(beyond > 0, towards > 0)
-                steps = ops.where(comes, beyond / ops.where(comes, towards, ops.ones_like(towards)), FAR)
-                found = groups.max(-ops.minimum(steps, FAR))
-                nearest = found if nearest is None else ops.maximum(nearest, found)
-        if nearest is None:
-            return 1.0
-        weight = {n: self.mobility[n] * self.nearby.free(n, moved) for n in self.z}
-        go = nearest > -FAR
-        for k in range(len(self.laws)):
-            go = ops.logical_and(go, self._gram(k, k, weight) <= DEPENDENT * self.diagonal[k])
-        return ops.where(go, 1.0 - nearest, ops.ones_like(nearest))
+    def _pooled(self, parts: Sums) -> Any:
+        parts = parts if self.direct else [ops.sum(p, axis=tuple(range(1, len(p.shape)))) for p in parts]
+        return sum(parts[1:], parts[0])
 
-    def _by_sample(self, a: Any, like: Any) -> Any:
-        return a if isinstance(a, float) else ops.reshape(a, (-1, *(1 for _ in like.shape[1:])))
+    def _worst(self, parts: Sums) -> Any:
+        parts = parts if self.direct else [ops.max(p, axis=tuple(range(1, len(p.shape)))) for p in parts]
+        out = parts[0]
+        for p in parts[1:]:
+            out = ops.maximum(out, p)
+        return out
 
-    def _cellwise(self, flag: Any, like: Any) -> Any:
-        return self.laws[0].groups.spread(ops.cast(flag, "float64")) > 0.5
+    def _back(self, number: Any, like: Any) -> Any:
+        return number if self.direct else ops.reshape(number, (-1, *(1 for _ in like.shape[1:])))
+
+    def _choose(self, flag: Any, new: Any, old: Any, *, cells: bool = False) -> Any:
+        """Return *new* where the flag of what is solved together says so; sums, or with *cells* fields."""
+        if cells and self.direct:
+            return ops.where(self.laws[0].groups.spread(ops.cast(flag, "float64")) > 0.5, new, old)
+        return ops.where(self._back(flag, new), new, old)
+
+    def _amounts(self, y: Fields) -> Sums:
+        """Return the size of what each law compares: the sum of the absolute terms."""
+        out = []
+        for law, c, known in zip(self.laws, self.c, self.size, strict=True):
+            parts = [law.groups.sum(ops.abs(c[n] * y[n])) for n in c]
+            out.append(ops.maximum(known, sum(parts[1:], parts[0])))
+        return out
+
+    def _miss(self, y: Fields, r: Sums) -> Any:
+        """Return by how much the worst law is missed beside that."""
+        amounts = self._amounts(y)
+        return self._worst(
+            [ops.abs(p) / ops.where(a > 0, a, ops.ones_like(a)) for p, a in zip(r, amounts, strict=True)]
+        )
 
     # the gradient -----------------------------------------------------------------------------------------------------
 

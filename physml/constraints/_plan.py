@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,8 @@ class Part:
         Their laws.
     total
         The one weighted sum, where there is nothing else but bounds that are numbers: :func:`project_sum` is faster then.
+    leftover
+        Name of the leftover that belongs to this sum.
     simple
         Whether there are only bounds that are known beforehand.
     low, high, metric
@@ -40,15 +42,21 @@ class Part:
 
     problem: Problem
     total: SumLaw | None = None
+    leftover: str | None = None
     simple: bool = False
     low: float | None = None
     high: float | None = None
     metric: np.ndarray | None = None
 
 
-def parts(constraints: Constraints, layout: Layout) -> list[Part]:
-    """Return what the laws do on a layout."""
-    linear = [(law, found) for law in constraints for found in linear_laws(law, layout)]
+def parts(constraints: Constraints, layout: Layout, *, carrying: bool = False) -> list[Part]:
+    """Return what the laws do on a layout; *carrying*: with the leftovers of earlier steps."""
+    carried = carriers(constraints, layout) if carrying else {}
+    linear = [
+        (law, carried[k, i].law if (k, i) in carried else found)
+        for k, law in enumerate(constraints)
+        for i, found in enumerate(linear_laws(law, layout))
+    ]
     boxes = _boxes(constraints, layout)
     chains = [c for law in constraints for c in law.chains(layout)]
     sets = [set(found.outputs) for _, found in linear] + [set(c.names) for c in chains] + [{n} for n in boxes]
@@ -71,10 +79,53 @@ def parts(constraints: Constraints, layout: Layout) -> list[Part]:
         sums = mine[0][0].held_sum(layout) if len(mine) == 1 else None
         ends = _numbers(own.get(names[0], Box())) if alone and sums is not None else None
         if sums is not None and ends is not None:
-            out.append(Part(problem, sums, False, *ends, metric=_sum_metric(constraints, layout, names[0], sums)))
+            metric = _sum_metric(constraints, layout, names[0], sums)
+            last = mine[0][1].known[-1][0] if mine[0][1].known else ""
+            out.append(
+                Part(problem, sums, last if last.startswith("leftover of ") else None, False, *ends, metric=metric)
+            )
         else:
             out.append(Part(problem))
     return out
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A law from whose total, which follows from the state, a roll-out carries what float32 could not store.
+
+    Attributes
+    ----------
+    label
+        Of the law.
+    law
+        In arrays, with the leftover among what is known.
+    name
+        The variable whose state makes up the total.
+    """
+
+    label: str
+    law: LinearLaw
+    name: str
+
+    @property
+    def key(self) -> str:
+        """Name of the leftover among the inputs."""
+        return f"leftover of {self.label}"
+
+
+def carriers(constraints: Constraints, layout: Layout) -> dict[tuple[int, int], Carrier]:
+    """Return the laws that keep a total of the state, by their places among the constraints and the laws of each."""
+    from physml.constraints.combine import labels
+
+    found = {}
+    for k, (label, law) in enumerate(labels(constraints).items()):
+        for i, one in enumerate(linear_laws(law, layout)):
+            names = [n for n in one.outputs if n in dict(one.known) and not one.outputs[n].inputs]
+            if names:
+                carrier = Carrier(f"{label}_{i + 1}" if i else label, one, names[0])
+                known = (*one.known, (carrier.key, one.outputs[names[0]]))
+                found[k, i] = replace(carrier, law=replace(one, known=known))
+    return found
 
 
 def linear_laws(law: Constraint, layout: Layout) -> tuple[LinearLaw, ...]:

@@ -13,6 +13,7 @@ from physml._errors import closest, describe
 from physml.constraints.base import Constraint, Fields
 from physml.constraints.groups import Groups
 from physml.constraints.linear import Coefficient, Factor, LinearLaw, Terms, law_residual, names_in
+from physml.fields import Role
 from physml.layout import Layout
 from physml.provenance import parse_units, same_units, units_ratio
 
@@ -77,7 +78,7 @@ class Budget(Constraint):
         name: str | None = None,
     ) -> None:
         given: dict[str, xr.DataArray] = {}
-        terms = terms if isinstance(terms, Mapping) else dict.fromkeys(terms, 1.0)  # type: ignore[arg-type]
+        terms = terms if isinstance(terms, Mapping) else dict.fromkeys(terms, 1.0)
         self.name = name or "_".join(terms)
         self._named = name
         self.terms = {k: _plain(v, f"coefficient of {k} in {self.name}", given) for k, v in terms.items()}
@@ -354,10 +355,10 @@ def _plain(what: Any, name: str, given: dict[str, xr.DataArray]) -> Factor:
         return (float(what[0]), what[1])
     if isinstance(what, int | float | np.number) and not isinstance(what, bool):
         return float(what)
-    return what  # type: ignore[no-any-return]
+    return what
 
 
 def _valid(layout: Layout, name: str, target: bool) -> np.ndarray:
-    role = "targets" if target else "inputs"
+    role: Role = "targets" if target else "inputs"
     at = layout.spec.offsets("targets", name)[0] if target else 0
-    return layout.valid(role)[..., layout.where(role, name, at)]  # type: ignore[arg-type]
+    return layout.valid(role)[..., layout.where(role, name, at)]

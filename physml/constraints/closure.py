@@ -109,8 +109,10 @@ class Simplex(Budget):
         super().__init__(dict.fromkeys(self.parts, 1.0), over, None, equals)
 
     def boxes(self, layout: Layout) -> dict[str, Box]:
-        """Return the bounds 0."""
-        return {n: Box(low=np.zeros((1,) * (len(layout.shape) + 1))) for n in self.parts}
+        """Return the bounds 0 and, which follows from them and the sum, the total."""
+        one = np.ones((1,) * (len(layout.shape) + 1))
+        high = one * self.total if isinstance(self.total, float) else None
+        return {n: Box(low=0.0 * one, high=high) for n in self.parts}
 
     def miss(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
         """Return the residual of the sum over the sum."""

@@ -10,9 +10,10 @@ import numpy as np
 import xarray as xr
 from keras import ops
 
+from physml import _backend
 from physml._errors import closest, describe
 from physml.constraints import _plan
-from physml.constraints._arrange import arrange, at_start, disarrange, fold, unfold
+from physml.constraints._arrange import arrange, at_start, disarrange, fold, group, unfold
 from physml.constraints.balance import Budget
 from physml.constraints.base import Constraint, Fields
 from physml.constraints.bounds import Bounds, Monotone, NonNegative
@@ -20,6 +21,7 @@ from physml.constraints.budget import Conserve
 from physml.constraints.closure import BlockMean, Closure, Simplex
 from physml.constraints.completion import Completion
 from physml.constraints.joint import project as project_jointly
+from physml.constraints.linear import law_totals
 from physml.constraints.projection import clip, project_sum
 from physml.layout import Layout
 
@@ -50,6 +52,9 @@ class Constraints:
     gradient
         ``"exact"``: that of the projection, by implicit differentiation. ``"leaky"``: cells at a bound pass 5 % of it, so that they
         cannot stay there for good. ``"straight-through"``: that of the identity. The output obeys the laws in all three.
+    settled
+        Cells of a group, such as 64, on which the rounding of float32 is settled where a single sum and numbers as bounds act on a
+        variable: its total is then exact to about 1e-15 in place of 1e-8.
 
     Examples
     --------
@@ -65,6 +70,7 @@ class Constraints:
         metric: Mapping[str, float | str | xr.DataArray] | None = None,
         exclude: Mapping[str, Any] | None = None,
         gradient: str = "exact",
+        settled: int = 0,
     ) -> None:
         self.laws = (laws,) if isinstance(laws, Constraint) else tuple(laws)
         strangers = [law for law in self.laws if not isinstance(law, Constraint)]
@@ -89,9 +95,9 @@ class Constraints:
         self._given = {f"metric_of_{n}": m for n, m in (metric or {}).items() if isinstance(m, xr.DataArray)}
         self.costs = {n: f"metric_of_{n}" if isinstance(m, xr.DataArray) else m for n, m in (metric or {}).items()}
         self.exclude = dict(exclude or {})
-        self.gradient = gradient
+        self.gradient, self.settled = gradient, int(settled)
         self.variance: dict[str, np.ndarray] = {}
-        self._planned: tuple[Layout, list[_plan.Part]] | None = None
+        self._planned: dict[bool, tuple[Layout, list[_plan.Part]]] = {}
 
     def __iter__(self) -> Iterator[Constraint]:
         return iter(self.laws)
@@ -103,12 +109,13 @@ class Constraints:
         options = {"metric": self.costs, "exclude": self.exclude}
         said = "".join(f", {k}={v!r}" for k, v in options.items() if v)
         said += f", gradient={self.gradient!r}" if self.gradient != "exact" else ""
+        said += f", settled={self.settled}" if self.settled else ""
         return f"Constraints({list(self.laws)!r}{said})"
 
     def weighed(self, variance: Mapping[str, np.ndarray]) -> Constraints:
         """Return the same laws with the variance of each variable ``[level]`` in the default metric."""
         out = copy.copy(self)
-        out.variance, out._planned = dict(variance), None
+        out.variance, out._planned = dict(variance), {}
         return out
 
     def bind(self, layout: Layout) -> Layout:
@@ -138,28 +145,35 @@ class Constraints:
         _plan.check(self, layout)
         return layout
 
-    def plan(self, layout: Layout) -> list[_plan.Part]:
+    def plan(self, layout: Layout, *, carrying: bool = False) -> list[_plan.Part]:
         """Return what is done to which variables, made once for a layout."""
-        known = self._planned
+        known = self._planned.get(carrying)
         if (
             known is None or known[0] is not layout
         ):  # one assignment, so that threads with other layouts cannot mix theirs in
-            known = self._planned = (layout, _plan.parts(self, layout))
+            known = self._planned[carrying] = (layout, _plan.parts(self, layout, carrying=carrying))
         return known[1]
 
     def residuals(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
         """Return the residual of every law by its label."""
         return {k: law.residual(outputs, inputs, layout) for k, law in labels(self).items()}
 
-    def project(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
-        """Return the nearest fields that satisfy all laws, ``[batch, *space, offset and level]`` by variable."""
+    def project(
+        self, outputs: Fields, inputs: Fields, layout: Layout, leftovers: Fields | None = None
+    ) -> dict[str, Any]:
+        """Return the nearest fields that satisfy all laws, ``[batch, *space, offset and level]`` by variable.
+
+        With *leftovers*, from :meth:`leftovers` of the step before, totals of the state are those it ought to have had.
+        """
         out = dict(outputs)
-        for part in self.plan(layout):
-            out |= self._project(part, out, inputs, layout)
+        for part in self.plan(layout, carrying=leftovers is not None):
+            out |= self._project(part, out, inputs, layout, leftovers or {})
         return out
 
-    def _project(self, part: _plan.Part, out: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
-        if part.total is None and part.simple:
+    def _project(
+        self, part: _plan.Part, out: Fields, inputs: Fields, layout: Layout, leftovers: Fields
+    ) -> dict[str, Any]:
+        if part.simple:
             (name,) = part.problem.names
             box = part.problem.boxes[name]
             offsets = len(layout.spec.offsets("targets", name))
@@ -168,25 +182,62 @@ class Constraints:
         if part.total is not None:
             (name,), law = part.problem.names, part.total
             y, terms, weights = arrange(out[name], inputs, law, name, layout)
+            factors = list(law.terms.values())
+            if part.leftover is not None:
+                terms, factors = [*terms, group(leftovers[part.leftover], law, 1, layout)], [*factors, 1.0]
             y = project_sum(
                 y,
                 terms,
                 weights=weights,
-                coefficients=list(law.terms.values()),
+                coefficients=factors,
                 constant=law.constant,
                 metric=part.metric,
                 lower=part.low,
                 upper=part.high,
                 gradient=self.gradient,
+                settled=self.settled,
             )
             return {name: disarrange(y, out[name], law, layout)}
-        names = part.problem.names
-        moved = project_jointly(
-            part.problem,
-            fold({n: out[n] for n in names}, layout),
-            at_start(inputs, part.problem.inputs, layout, names[0]),
-        )
+        names, needs = part.problem.names, part.problem.inputs
+        known = at_start(inputs, [n for n in needs if n not in leftovers], layout, names[0])
+        known |= {n: leftovers[n] for n in needs if n in leftovers}
+        moved = project_jointly(part.problem, fold({n: out[n] for n in names}, layout), known)
         return unfold(moved, out, layout)
+
+    def carries(self, layout: Layout) -> dict[str, int]:
+        """Return the leftovers that a roll-out carries, with their number of levels."""
+        return {c.key: layout.variables[c.name].depth for c in _plan.carriers(self, layout).values()}
+
+    def leftovers(self, outputs: Fields, inputs: Fields, layout: Layout, before: Fields) -> dict[str, Any]:
+        """Return what totals of the state lack in float32 outputs, spread over the cells that make them up.
+
+        Carried into the next step the totals stay those of the initial state and the sources, whatever the number of steps.
+
+        Parameters
+        ----------
+        outputs
+            As :meth:`project` returned them and as they are kept, at one offset.
+        inputs, before
+            The inputs and the leftovers of that step.
+
+        Returns
+        -------
+        dict
+            ``[batch, *space, level]`` by name, in the units of the variable.
+        """
+        found = {}
+        for carrier in _plan.carriers(self, layout).values():
+            law, kind = carrier.law, before[carrier.key].dtype
+            with _backend.float64():
+                known = at_start(inputs, [n for n in law.needs if n != carrier.key], layout) | {
+                    carrier.key: before[carrier.key]
+                }
+                have, want = law_totals(law, {n: outputs[n] for n in law.outputs}, known)
+                weight = law.outputs[carrier.name].fixed
+                amount = np.broadcast_to(law.groups.share(law.groups.total(np.abs(weight))), weight.shape)
+                share = np.divide(np.sign(weight), amount, out=np.zeros_like(weight), where=amount > 0)
+                found[carrier.key] = ops.cast(law.groups.spread(want - have) * share, kind)
+        return found
 
     def loss(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
         """Return the soft loss: the sum over laws of the mean squared residual."""
@@ -228,6 +279,7 @@ class Constraints:
         laws = [{"type": type(law).__name__, **law.get_config()} for law in self.laws]
         options: dict[str, Any] = {"metric": self.costs, "exclude": self.exclude} if self.costs or self.exclude else {}
         options |= {"gradient": self.gradient} if self.gradient != "exact" else {}
+        options |= {"settled": self.settled} if self.settled else {}
         return {"laws": laws, **options} if options else laws
 
     @classmethod

@@ -22,7 +22,7 @@ arXiv:1703.00443, for the gradient.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,12 +78,12 @@ class Problem:
                 "boxes": {n: b.arrays() for n, b in self.boxes.items()},
                 "mobility": dict(self.mobility),
             }
-        return self._cache["arrays"]  # type: ignore[no-any-return]
+        return self._cache["arrays"]
 
     def function(self, what: str) -> Any:
         """Return a step of the projection, compiled once."""
         if what not in self._cache:
-            steps = {"solve": self._solve, "pull": self._pull}
+            steps: dict[str, Callable[..., Any]] = {"solve": self._solve, "pull": self._pull}
             self._cache[what] = _backend.compiled(steps[what])
         return self._cache[what]
 

@@ -153,7 +153,7 @@ def report(constraints: Constraints, outputs: xr.Dataset, inputs: xr.Dataset | N
     if len(constraints) > 1:
         alone = {k: copy.copy(constraints) for k in labels(constraints)}
         for k, law in labels(constraints).items():
-            alone[k].laws, alone[k]._planned = (law,), None
+            alone[k].laws, alone[k]._planned = (law,), {}
             each[f"_by_{k}"] = _moved_by(alone[k], outputs, inputs, roles)
     for suffix, fields in each.items():
         for name in layout.spec.targets:
@@ -221,7 +221,7 @@ def _misses(
         miss = np.abs(have - want) / np.where(size > 0, size, 1.0)
         if worst is None or miss.max(initial=0.0) > worst[0].max(initial=0.0):
             worst = miss, one, have, want
-    return worst  # type: ignore[no-any-return]
+    return worst
 
 
 def _refuse_unreachable(
@@ -297,8 +297,8 @@ def _aligned(
         )
     spec = FieldSpec(needed or names, names, sample_dim, 0, 1, levels, members, mask)
     merged = before.assign({n: outputs[n] for n in names if n not in before})
-    still = [n for n in outputs.data_vars if n not in merged and sample_dim not in outputs[n].dims]
-    layout = spec.bind(merged.assign({n: outputs[n] for n in still})).load()
+    static = [n for n in outputs.data_vars if n not in merged and sample_dim not in outputs[n].dims]
+    layout = spec.bind(merged.assign({n: outputs[n] for n in static})).load()
     kinds = {n: np.result_type(v.dtype, outputs[n].dtype) for n, v in layout.variables.items() if n in names}
     layout = replace(
         layout,

@@ -50,7 +50,7 @@ class ConstraintLayer(keras.layers.Layer):
 
     def __init__(
         self,
-        constraints: Constraints | Iterable[Constraint] | list[dict[str, Any]],
+        constraints: Constraints | Constraint | Iterable[Constraint] | list[dict[str, Any]] | dict[str, Any],
         layout: Layout | dict[str, Any],
         penalty: float | None = None,
         **kwargs: Any,
@@ -58,8 +58,10 @@ class ConstraintLayer(keras.layers.Layer):
         kwargs.setdefault("dtype", "float32")  # in half precision a budget is gone before it is enforced
         super().__init__(**kwargs)
         if not isinstance(constraints, Constraints):
-            entries: list[Any] = list(constraints)
-            plain = bool(entries) and isinstance(entries[0], dict)
+            entries: Any = constraints if isinstance(constraints, dict | Constraint) else list(constraints)
+            plain = isinstance(entries, dict) or (
+                isinstance(entries, list) and bool(entries) and isinstance(entries[0], dict)
+            )
             constraints = Constraints.from_config(entries) if plain else Constraints(entries)
         self.penalty = penalty
         self.constraints = constraints

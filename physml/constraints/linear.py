@@ -282,6 +282,14 @@ def law_residual(
     return _backend.custom_gradient(forward_and_vjp)(*(y[n] for n in names), *(x[n] for n in needs))
 
 
+def law_totals(law: LinearLaw, outputs: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the sum of the outputs and what it must be, ``[batch, *group, level]``; both at one offset."""
+    y, x = ({n: ops.cast(v, "float64") for n, v in fields.items()} for fields in (outputs, known))
+    arrays = law.arrays()
+    have = law.sum(law.coefficients(x, arrays), y) * arrays["here"]
+    return have, law.total(x, arrays)[0]
+
+
 def law_sides(
     law: LinearLaw, outputs: Mapping[str, Any], inputs: Mapping[str, Any], layout: Layout
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -289,14 +297,12 @@ def law_sides(
     from physml.constraints._arrange import at_start, fold
 
     y = {n: ops.cast(v, "float64") for n, v in fold({n: outputs[n] for n in law.outputs}, layout).items()}
-    first = next(iter(law.outputs))
-    x = {n: ops.cast(v, "float64") for n, v in at_start(inputs, law.needs, layout, first).items()}
-    c = law.coefficients(x, law.arrays())
-    total, size = law.total(x, law.arrays())
-    for n in law.outputs:
-        size = size + law.groups.sum(ops.abs(c[n] * y[n]))
-    found = (law.sum(c, y) * law.here, total + 0 * size, size)
-    return tuple(np.asarray(v) for v in found)  # type: ignore[return-value]
+    x = {n: ops.cast(v, "float64") for n, v in at_start(inputs, law.needs, layout, next(iter(y))).items()}
+    have, want = law_totals(law, y, x)
+    size = law.total(x, law.arrays())[1]
+    for n, c in law.coefficients(x, law.arrays()).items():
+        size = size + law.groups.sum(ops.abs(c * y[n]))
+    return np.asarray(have), np.asarray(want + 0 * size), np.asarray(size)
 
 
 def through(dx: dict[str, Any], x: Mapping[str, Any], coefficient: Coefficient, value: Any, change: Any) -> None:

@@ -108,7 +108,8 @@ class Nearby:
 
     def point(self, u: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the nearest fields, and how they move: which cells are free, and the blocks of each chain."""
-        y, moved = dict(u), {}
+        y: dict[str, Any] = dict(u)
+        moved: dict[str, Any] = {}
         for i, chain in enumerate(self.chains):
             values = chain.gather(y)
             weights = values * 0.0 + chain.gather(self.cost)

@@ -22,6 +22,7 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml.constraints.settle import settle
 
 LEAK = 0.05
 """Share of the gradient that a cell at its bound receives with ``gradient="leaky"``."""
@@ -63,6 +64,7 @@ def project_sum(
     lower: np.ndarray | float | None = None,
     upper: np.ndarray | float | None = None,
     gradient: str = "exact",
+    settled: int = 0,
 ) -> Any:
     """Project ``z`` onto ``sum(weights * y) = constant + sum_k coefficients_k sum(weights * terms_k)`` within bounds.
 
@@ -85,6 +87,9 @@ def project_sum(
         Bounds, broadcast against *z*; None: unbounded.
     gradient
         As in :class:`physml.Constraints`.
+    settled
+        Cells of a group on which the rounding of the result is settled, see :mod:`physml.constraints.settle`: the sum is then
+        exact to about 1e-15 of itself instead of 1e-8. Bounds must then be numbers.
 
     Returns
     -------
@@ -119,7 +124,8 @@ def project_sum(
             grads += [ops.cast(factor * w * s, term.dtype) for factor, term in zip(factors, terms, strict=True)]
             return tuple(grads)
 
-        return ops.cast(y, kind), vjp
+        out = ops.cast(y, kind)
+        return settle(out, total, w, low, high, settled) if settled else out, vjp
 
     return _backend.custom_gradient(forward_and_vjp)(z, *terms)
 

@@ -181,7 +181,10 @@ def test_weights_may_be_an_array_of_their_own(sea):
         ([Conserve("tepm", "lat")], r"Conserve acts on 'tepm', which is no target; did you mean 'temp'\?"),
         ([NonNegative("rain")], r"NonNegative acts on 'rain', which is no target.*add it to the targets"),
         ([Conserve("temp", "lev")], r"sums over \['lev'\], which the field does not have.*'lat', 'lon', 'depth'"),
-        ([Conserve("temp", "lat"), Conserve("temp", "lat", equals=3)], r"the law .*equals=3.*follows from.*drop one of them"),
+        (
+            [Conserve("temp", "lat"), Conserve("temp", "lat", equals=3)],
+            r"the law .*equals=3.*follows from.*drop one of them",
+        ),
         (
             [Conserve("temp", "lat", "minus")],
             r"weights 'minus' of Conserve\('temp'\) are no weights.*of 38 valid cells",
