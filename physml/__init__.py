@@ -39,6 +39,7 @@ _HOMES = {
     "ConstraintLayer": "constraints.layer",
     "PenaltySchedule": "constraints.schedule",
     "FluxForm": "constraints.fluxform",
+    "Shares": "constraints.shares",
     "Transport": "constraints.transport",
 }
 _ROOMS = ("assimilation", "constraints", "data", "explain", "grid", "networks", "plot", "report", "testbeds", "verify")
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from physml.constraints.fluxform import FluxForm as FluxForm
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
     from physml.constraints.schedule import PenaltySchedule as PenaltySchedule
+    from physml.constraints.shares import Shares as Shares
     from physml.constraints.transport import Transport as Transport
     from physml.data.batches import Batches as Batches
     from physml.data.loader import Loader as Loader

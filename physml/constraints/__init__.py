@@ -21,6 +21,7 @@ _HOMES = {
     "FluxForm": "fluxform",
     "HEADS": "head",
     "Head": "head",
+    "Shares": "shares",
     "Transport": "transport",
     "make_head": "head",
     "project_sum": "projection",
