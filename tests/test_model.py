@@ -486,7 +486,7 @@ def test_batches_are_told_to_mark_what_is_missing(gyre, scaling):
 def test_what_needs_the_whole_grid_is_refused_for_any_size(scaling):
     for options in ({"constraints": LAWS}, {"penalties": LAWS}):
         with pytest.raises(
-            ValueError, match=r"maps of any size.*Received: Conserve.*a sum with weights of the whole grid"
+            ValueError, match=r"maps of any size.*Received: Conserve.*a law with fields of the whole grid"
         ):
             free(scaling, **options)
     network = networks.cnn(scaling.layout, boundary=CLOSED, filters=4, blocks=1, outputs=9, any_size=True)
