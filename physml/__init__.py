@@ -32,13 +32,16 @@ _HOMES = {
     "Simplex": "constraints.closure",
     "Closure": "constraints.closure",
     "BlockMean": "constraints.closure",
+    "Completion": "constraints.completion",
     "Budget": "constraints.balance",
     "Conserve": "constraints.budget",
     "Constraints": "constraints.combine",
     "ConstraintLayer": "constraints.layer",
+    "PenaltySchedule": "constraints.schedule",
     "FluxForm": "constraints.fluxform",
     "Helmholtz": "constraints.helmholtz",
     "Streamfunction": "constraints.streamfunction",
+    "Shares": "constraints.shares",
     "Transport": "constraints.transport",
 }
 _ROOMS = ("assimilation", "constraints", "data", "explain", "grid", "networks", "plot", "report", "testbeds", "verify")
@@ -54,9 +57,12 @@ if TYPE_CHECKING:
     from physml.constraints.closure import Closure as Closure
     from physml.constraints.closure import Simplex as Simplex
     from physml.constraints.combine import Constraints as Constraints
+    from physml.constraints.completion import Completion as Completion
     from physml.constraints.fluxform import FluxForm as FluxForm
     from physml.constraints.helmholtz import Helmholtz as Helmholtz
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
+    from physml.constraints.schedule import PenaltySchedule as PenaltySchedule
+    from physml.constraints.shares import Shares as Shares
     from physml.constraints.streamfunction import Streamfunction as Streamfunction
     from physml.constraints.transport import Transport as Transport
     from physml.data.batches import Batches as Batches

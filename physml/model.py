@@ -59,7 +59,7 @@ class FieldModel(keras.Model):
     penalties
         Laws whose violation joins the loss (soft), with *penalty* as weight.
     penalty
-        Weight of *penalties*.
+        Weight of *penalties*; a :class:`physml.PenaltySchedule` moves it in training.
     loss_units
         ``"scaled"`` or ``"physical"``: what losses and metrics see.
     missing
@@ -122,7 +122,12 @@ class FieldModel(keras.Model):
         self.constraints = constraints if isinstance(constraints, Constraints) else Constraints(constraints)
         self.penalties = penalties if isinstance(penalties, Constraints) else Constraints(penalties)
         # A head holds the masks of its grid: a copy, so that one head may be given to models of several grids.
-        self.penalty, self.head, self.increment = float(penalty), copy.copy(head), bool(increment)
+        self.head, self.increment = copy.copy(head), bool(increment)
+        self._penalty: Any = float(penalty)
+        if len(self.penalties):  # a variable, so that a schedule can move it without tracing the graph again
+            self._penalty = self.add_weight(
+                shape=(), initializer=keras.initializers.Constant(float(penalty)), trainable=False, name="penalty"
+            )
         choices = {"loss_units": (loss_units, ("scaled", "physical")), "missing": (missing, ("raise", "mean"))}
         for what, (said, known) in choices.items():
             if said not in known:
@@ -151,6 +156,18 @@ class FieldModel(keras.Model):
             refuse_whole_grid(self)
         self(keras.Input((*sizes, len(layout.inputs)), dtype=self.compute_dtype))
 
+    @property
+    def penalty(self) -> float:
+        """Weight of the soft laws; :class:`physml.PenaltySchedule` moves it in training."""
+        return float(str(np.asarray(self._penalty)))  # 0.1, not the float64 beside the float32
+
+    @penalty.setter
+    def penalty(self, weight: float) -> None:
+        if isinstance(self._penalty, float):
+            self._penalty = float(weight)
+        else:
+            self._penalty.assign(weight)
+
     # the constants of the graph -----------------------------------------------------------------------------------
 
     def _attach(self, layout: Layout, scaling: Mapping[str, Any]) -> None:
@@ -160,12 +177,13 @@ class FieldModel(keras.Model):
         self._scale = ScalingGraph(self.scaling, self.increment, self.compute_dtype)
         self.loss_scale = self._scale.unit
         """What a scaled unit is in physical (or transformed) units, by target channel, over all months."""
-        self.constraints = self.constraints.weighed(_variances(self.scaling, layout))
+        unit = self._scale.physical_unit()
+        self.constraints = self.constraints.weighed(unit, layout)
         valid_in, valid_out = layout.valid("inputs"), layout.valid("targets")
         self._valid_in = None if valid_in.all() else valid_in
         self._valid_out = None if valid_out.all() else valid_out
         if self.head is not None:
-            self.head.bind(layout, self._scale.physical_unit())
+            self.head.bind(layout, unit)
 
     def _check_network(self) -> None:
         layout = self.layout
@@ -275,7 +293,7 @@ class FieldModel(keras.Model):
             fields_in = self.layout.split(x, "inputs")
             if penalties:
                 found = self.penalties.loss(self.layout.split(y, "targets"), fields_in, self.layout)
-                self.add_loss(self.penalty * found)
+                self.add_loss(ops.cast(self._penalty, found.dtype) * found)
             if len(self.constraints):
                 moved = self.constraints.project(self.layout.split(y, "targets"), fields_in, self.layout, leftovers)
                 y = self._masked(concatenate(moved, self.layout))
@@ -409,16 +427,6 @@ class FieldModel(keras.Model):
             dtype=keras.saving.deserialize_keras_object(config.pop("dtype")),
             **config,
         )
-
-
-def _variances(scaling: Scaling, layout: Layout) -> dict[str, np.ndarray]:
-    """Return the variance of each target by level, where the scaling knows it in physical units."""
-    std, out = np.asarray(scaling.vector("std", "targets"), "float64"), {}
-    for n in layout.spec.targets:
-        if not scaling.method(n).nonlinear:
-            found = std[layout.where("targets", n, layout.spec.offsets("targets", n)[0])]
-            out[n] = np.where(found > 0, found, 1.0) ** 2
-    return out
 
 
 def _layout(spec: FieldSpec | Layout | None, scaling: Scaling | None) -> Layout:

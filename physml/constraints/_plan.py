@@ -66,6 +66,8 @@ def parts(constraints: Constraints, layout: Layout, *, carrying: bool = False) -
         own = {n: boxes[n] for n in names if n in boxes}
         kin = tuple(c for c in chains if set(c.names) & set(names))
         held = {n: excluded(constraints, layout, n) for n in names}
+        for law in constraints:
+            held |= {n: held[n] | cells for n, cells in law.holds(layout).items() if n in held}
         mobility = {n: np.where(held[n], 0.0, 1 / cost(constraints, layout, n)) for n in names}
         for c in kin:  # a masked cell gives way to the others in its chain
             mobility |= {n: np.where(_valid(layout, n), mobility[n], 0.0) for n in c.names}

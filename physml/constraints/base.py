@@ -135,6 +135,10 @@ class Constraint:
         """Return the orders it holds."""
         return ()
 
+    def holds(self, layout: Layout) -> dict[str, np.ndarray]:
+        """Return the cells ``[*space, level]`` that must stay as they are, by variable."""
+        return {}
+
     def local(self) -> bool:
         """Tell whether it holds cell by cell whatever the grid, and so on any window of it."""
         return False

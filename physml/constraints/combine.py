@@ -19,6 +19,7 @@ from physml.constraints.base import Constraint, Fields
 from physml.constraints.bounds import Bounds, Monotone, NonNegative
 from physml.constraints.budget import Conserve
 from physml.constraints.closure import BlockMean, Closure, Simplex
+from physml.constraints.completion import Completion
 from physml.constraints.joint import project as project_jointly
 from physml.constraints.linear import law_totals
 from physml.constraints.projection import clip, project_sum
@@ -27,7 +28,8 @@ from physml.layout import Layout
 __all__ = ["KINDS", "Constraints", "arrange", "at_start", "disarrange", "fold", "label", "labels", "unfold"]
 
 KINDS: dict[str, type[Constraint]] = {
-    kind.__name__: kind for kind in (NonNegative, Bounds, Simplex, Monotone, Conserve, Budget, Closure, BlockMean)
+    kind.__name__: kind
+    for kind in (NonNegative, Bounds, Simplex, Monotone, Conserve, Budget, Closure, BlockMean, Completion)
 }
 """Constraints by the name used in configurations and saved models."""
 GRADIENTS = ("exact", "straight-through", "leaky")
@@ -110,10 +112,12 @@ class Constraints:
         said += f", settled={self.settled}" if self.settled else ""
         return f"Constraints({list(self.laws)!r}{said})"
 
-    def weighed(self, variance: Mapping[str, np.ndarray]) -> Constraints:
-        """Return the same laws with the variance of each variable ``[level]`` in the default metric."""
+    def weighed(self, unit: np.ndarray, layout: Layout) -> Constraints:
+        """Return the same laws with the squares of typical sizes ``[target channel]`` as variances in the default metric."""
         out = copy.copy(self)
-        out.variance, out._planned = dict(variance), {}
+        first = {n: layout.where("targets", n, layout.spec.offsets("targets", n)[0]) for n in layout.spec.targets}
+        out.variance = {n: np.where(unit[at] > 0, unit[at], 1.0).astype("float64") ** 2 for n, at in first.items()}
+        out._planned = {}
         return out
 
     def bind(self, layout: Layout) -> Layout:

@@ -59,13 +59,20 @@ class Groups:
 
     def sum(self, x: Any) -> Any:
         """Return the sums ``[batch, *group, level]`` of ``x [batch, *space, level]``, summed dimensions of length 1."""
+        return self._reduced(x, ops.sum, ops.segment_sum)
+
+    def max(self, x: Any) -> Any:
+        """Return the greatest values, in the shape of :meth:`sum`."""
+        return self._reduced(x, ops.max, ops.segment_max)
+
+    def _reduced(self, x: Any, reduce: Any, by_segment: Any) -> Any:
         n = len(self.shape)
         if self.labels is not None:
-            x = ops.sum(x, axis=-1, keepdims=True) if self.levels else x
+            x = reduce(x, axis=-1, keepdims=True) if self.levels else x
             flat = ops.reshape(x, (-1, int(np.prod(self.shape)), x.shape[-1]))
             rows = ops.transpose(flat, (1, 0, 2))
             known = np.where(self.labels.ravel() < 0, self.count, self.labels.ravel())
-            sums = ops.segment_sum(rows, known.astype("int32"), num_segments=self.count + 1)[: self.count]
+            sums = by_segment(rows, known.astype("int32"), num_segments=self.count + 1)[: self.count]
             return ops.reshape(
                 ops.transpose(sums, (1, 0, 2)), (-1, self.count, *(1 for _ in range(n - 1)), x.shape[-1])
             )
@@ -79,9 +86,9 @@ class Groups:
                     parts += [size // self.blocks[axis], self.blocks[axis]]
                 else:
                     parts.append(size)
-            x = ops.sum(ops.reshape(x, (-1, *parts, depth)), axis=tuple(folded))
+            x = reduce(ops.reshape(x, (-1, *parts, depth)), axis=tuple(folded))
         summed = [1 + a for a in self.axes] + ([1 + n] if self.levels else [])
-        return ops.sum(x, axis=tuple(summed), keepdims=True) if summed else x
+        return reduce(x, axis=tuple(summed), keepdims=True) if summed else x
 
     def spread(self, sums: Any) -> Any:
         """Return a tensor that broadcasts to ``[batch, *space, level]`` and holds at every cell the number of its group."""

@@ -15,7 +15,7 @@ from physml.layout import Layout
 HEADS: dict[str, type[Head]] = {}
 """Heads by the names that configurations and saved models use; a subclass of :class:`Head` is known once it is defined."""
 
-_OWN = ("transport", "fluxform", "streamfunction", "helmholtz")
+_OWN = ("transport", "fluxform", "streamfunction", "helmholtz", "shares")
 
 
 class Head:

@@ -167,7 +167,7 @@ def is_monthly(layout: Layout, name: str) -> bool:
 def _valid(layout: Layout, role: Role, name: str) -> xr.DataArray:
     known = layout.variables[name]
     where = layout.where(role, name, layout.spec.offsets(role, name)[0])
-    data = layout.valid(role)[..., where].reshape(*layout.shape, *(len(x) for x in known.levels.values()))
+    data = layout.valid(role)[..., where].reshape((*layout.shape, *(len(x) for x in known.levels.values())))
     valid = xr.DataArray(data, dims=(*layout.space, *known.levels))
     # A variable without some space dimension is needed where any cell along it is.
     return valid.any([d for d in layout.space if d not in known.dims])
