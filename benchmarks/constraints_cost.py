@@ -121,21 +121,16 @@ def long_run() -> None:
         first, found = (x[0, ..., 0].astype("float64") * w).sum(), []
         for _ in range(STEPS):
             x = step(x)
-            field = x[0, ..., 0]
-            rounding = np.sqrt(((w * np.spacing(field)) ** 2).sum() / 12)  # of storing such a field, at random
-            found.append((((field.astype("float64") * w).sum() - first) / first, rounding / first))
+            found.append(((x[0, ..., 0].astype("float64") * w).sum() - first) / first)
         drifts[carrying] = np.array(found)
-    ends = [float(np.abs(drifts[c][-100:, 0]).mean()) for c in (True, False)]
-    report(f"drift of the total after {STEPS} float32 steps, relative", ends[0], "1", 1e-6, "not carried", ends[1])
-    beside = np.abs(drifts[True][:, 0]) / drifts[True][:, 1]
-    halves = [float(half.mean()) for half in np.split(beside, 2)]
+    worst = [float(np.abs(drifts[c]).max()) for c in (True, False)]
     report(
-        "drift beside the rounding of the field itself, second half over the first",
-        halves[1] / halves[0],
-        "1",
-        1.1,
-        "",
-        None,
+        f"greatest drift of the total in {STEPS} float32 steps, relative", worst[0], "1", 1e-6, "not carried", worst[1]
+    )
+    halves = [[float(half.mean()) for half in np.split(drifts[c], 2)] for c in (True, False)]
+    trend = [abs(second - first) for first, second in halves]
+    report(
+        "mean drift of the second half of the run minus that of the first", trend[0], "1", 6e-8, "not carried", trend[1]
     )
 
 
