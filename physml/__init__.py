@@ -42,6 +42,9 @@ _HOMES = {
     "Helmholtz": "constraints.helmholtz",
     "Streamfunction": "constraints.streamfunction",
     "Shares": "constraints.shares",
+    "Nonlinear": "constraints.nonlinear",
+    "KineticEnergy": "constraints.nonlinear",
+    "RelativeHumidity": "constraints.nonlinear",
     "Transport": "constraints.transport",
 }
 _ROOMS = ("assimilation", "constraints", "data", "explain", "grid", "networks", "plot", "report", "testbeds", "verify")
@@ -61,6 +64,9 @@ if TYPE_CHECKING:
     from physml.constraints.fluxform import FluxForm as FluxForm
     from physml.constraints.helmholtz import Helmholtz as Helmholtz
     from physml.constraints.layer import ConstraintLayer as ConstraintLayer
+    from physml.constraints.nonlinear import KineticEnergy as KineticEnergy
+    from physml.constraints.nonlinear import Nonlinear as Nonlinear
+    from physml.constraints.nonlinear import RelativeHumidity as RelativeHumidity
     from physml.constraints.schedule import PenaltySchedule as PenaltySchedule
     from physml.constraints.shares import Shares as Shares
     from physml.constraints.streamfunction import Streamfunction as Streamfunction

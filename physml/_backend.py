@@ -153,6 +153,22 @@ def custom_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]]) -> 
     )
 
 
+def slopes(function: Callable[..., Any], args: list[Any]) -> tuple[Any, list[Any]]:
+    """Return the value of a function that acts cell by cell, and its derivative in each argument, themselves differentiable."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        found = jax.grad(lambda *a: function(*a).sum(), argnums=tuple(range(len(args))))(*args)
+        return function(*args), list(found)
+
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(args)
+        value = function(*args)
+    return value, tape.gradient(value, args, unconnected_gradients="zero")
+
+
 def value_and_gradient(function: Callable[[Any], Any], x: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return ``function(x)`` (a scalar) and its gradient with respect to *x*, as NumPy arrays."""
     if keras.backend.backend() == "jax":

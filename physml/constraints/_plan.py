@@ -34,6 +34,8 @@ class Part:
         The one weighted sum, where there is nothing else but bounds that are numbers: :func:`project_sum` is faster then.
     leftover
         Name of the leftover that belongs to this sum.
+    sources
+        Constraints whose laws follow from the outputs.
     simple
         Whether there are only bounds that are known beforehand.
     low, high, metric
@@ -43,6 +45,7 @@ class Part:
     problem: Problem
     total: SumLaw | None = None
     leftover: str | None = None
+    sources: tuple[Constraint, ...] = ()
     simple: bool = False
     low: float | None = None
     high: float | None = None
@@ -82,10 +85,11 @@ def parts(constraints: Constraints, layout: Layout, *, carrying: bool = False) -
             metric = _sum_metric(constraints, layout, names[0], sums)
             last = mine[0][1].known[-1][0] if mine[0][1].known else ""
             out.append(
-                Part(problem, sums, last if last.startswith("leftover of ") else None, False, *ends, metric=metric)
+                Part(problem, sums, last if last.startswith("leftover of ") else None, (), False, *ends, metric=metric)
             )
         else:
-            out.append(Part(problem))
+            moved = tuple(law for law in constraints if law.passes > 1 and set(law.mentions()) & set(names))
+            out.append(Part(problem, sources=moved))
     return out
 
 

@@ -54,6 +54,8 @@ class Constraint:
     """Name of the target variable it acts on."""
     _held: tuple[Layout, SumLaw | None] | None = None
     _held_laws: tuple[Layout, tuple[LinearLaw, ...]] | None = None
+    passes = 1
+    """Projections it takes: more than one for laws that are not linear."""
     relative = False
     """Whether its residual is relative, or in the units of the variable."""
 
@@ -122,6 +124,13 @@ class Constraint:
         from physml.constraints.combine import Constraints
 
         return Constraints([self])
+
+    def prepare(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
+        """Return what its linear laws and bounds need besides inputs: fields ``[batch, *space, level]`` that follow from outputs.
+
+        Both arguments are at one offset, ``[batch, *space, level]`` by variable.
+        """
+        return {}
 
     def boxes(self, layout: Layout) -> dict[str, Box]:
         """Return the bounds it sets, by variable."""

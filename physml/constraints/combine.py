@@ -22,6 +22,7 @@ from physml.constraints.closure import BlockMean, Closure, Simplex
 from physml.constraints.completion import Completion
 from physml.constraints.joint import project as project_jointly
 from physml.constraints.linear import law_totals
+from physml.constraints.nonlinear import KineticEnergy, Nonlinear, RelativeHumidity
 from physml.constraints.projection import clip, project_sum
 from physml.layout import Layout
 
@@ -29,7 +30,10 @@ __all__ = ["KINDS", "Constraints", "arrange", "at_start", "disarrange", "fold", 
 
 KINDS: dict[str, type[Constraint]] = {
     kind.__name__: kind
-    for kind in (NonNegative, Bounds, Simplex, Monotone, Conserve, Budget, Closure, BlockMean, Completion)
+    for kind in (
+        *(NonNegative, Bounds, Simplex, Monotone, Conserve, Budget, Closure, BlockMean, Completion),
+        *(Nonlinear, KineticEnergy, RelativeHumidity),
+    )
 }
 """Constraints by the name used in configurations and saved models."""
 GRADIENTS = ("exact", "straight-through", "leaky")
@@ -201,9 +205,16 @@ class Constraints:
             )
             return {name: disarrange(y, out[name], law, layout)}
         names, needs = part.problem.names, part.problem.inputs
-        known = at_start(inputs, [n for n in needs if n not in leftovers], layout, names[0])
+        wanted = [*needs, *(n for law in part.sources for n in (*law.mentions(), *law.needs()))]
+        known = at_start(inputs, [n for n in dict.fromkeys(wanted) if n in layout.spec.inputs], layout, names[0])
         known |= {n: leftovers[n] for n in needs if n in leftovers}
-        moved = project_jointly(part.problem, fold({n: out[n] for n in names}, layout), known)
+        moved = fold({n: out[n] for n in names}, layout)
+        others = {n for law in part.sources for n in law.mentions()} & set(layout.spec.targets) - set(names)
+        still = fold({n: out[n] for n in sorted(others)}, layout)
+        for _ in range(max((law.passes for law in part.sources), default=1)):
+            for law in part.sources:
+                known |= law.prepare(still | moved, known, layout)
+            moved = project_jointly(part.problem, moved, {n: known[n] for n in needs})
         return unfold(moved, out, layout)
 
     def carries(self, layout: Layout) -> dict[str, int]:

@@ -15,7 +15,7 @@ from physml._errors import describe
 from physml.constraints._plan import linear_laws
 from physml.constraints.base import Constraint
 from physml.constraints.combine import labels
-from physml.constraints.linear import law_sides
+from physml.constraints.linear import LinearLaw, law_sides
 from physml.data.batches import fill_masked
 from physml.fields import FieldSpec
 from physml.layout import Layout
@@ -52,7 +52,7 @@ def check(constraints: Constraints, ds: xr.Dataset, spec: FieldSpec) -> xr.Datas
     x = layout.pack(ds, "inputs", whole_window=True)
     y = layout.pack(ds, "targets", whole_window=True)
     out = _residuals(constraints, layout, x, y)
-    sums = [k for k, law in labels(constraints).items() if linear_laws(law, layout)]
+    sums = [k for k, law in labels(constraints).items() if _sums(law, layout)]
     if not sums:
         return out
 
@@ -113,7 +113,7 @@ def apply(
             out = constraints.project(fy, fx, layout)
             sample = which.reshape(len(which), -1)[:, 0] if len(which) else np.zeros(0, int)
             for name, law in labels(constraints).items():
-                if linear_laws(law, layout):
+                if _sums(law, layout):
                     _refuse_unreachable(name, law, out, fx, layout, dates[sample])
             return np.concatenate([np.asarray(out[n]) for n in layout.spec.targets], axis=-1).astype(y.dtype)
 
@@ -200,7 +200,7 @@ def _on_grid(law: Constraint, outputs: Any, inputs: Any, layout: Layout) -> np.n
     """Return the absolute residual of a law, ``[sample, *space]``: the mean over levels, leads and parts."""
     rows = int(next(iter(outputs.values())).shape[0])
     total = np.zeros((rows, *layout.shape))
-    found = linear_laws(law, layout)
+    found = _sums(law, layout)
     for one in found:
         have, want, size = law_sides(one, outputs, inputs, layout)
         residual = np.abs(have - want) / (np.where(size > 0, size, 1.0) if law.relative else 1.0)
@@ -216,7 +216,7 @@ def _misses(
 ) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray]:
     """Return by how much the worst of the sums of a constraint misses, relatively, that sum, and both its sides."""
     worst: Any = None
-    for one in linear_laws(law, layout):
+    for one in _sums(law, layout):
         have, want, size = law_sides(one, outputs, inputs, layout)
         miss = np.abs(have - want) / np.where(size > 0, size, 1.0)
         if worst is None or miss.max(initial=0.0) > worst[0].max(initial=0.0):
@@ -361,9 +361,15 @@ def _residuals(constraints: Constraints, layout: Layout, x: xr.DataArray, y: xr.
     return xr.Dataset(out)
 
 
+def _sums(law: Constraint, layout: Layout) -> tuple[LinearLaw, ...]:
+    """Return the sums of a constraint that follow from inputs alone."""
+    return () if law.passes > 1 else linear_laws(law, layout)
+
+
 def _units(law: Constraint, layout: Layout) -> str:
     """Return the units of the residual of a law."""
-    found = linear_laws(law, layout)
+    found = _sums(law, layout)
     if law.relative:
         return "1"
-    return (found[0].units if found else layout.units(law.name)) or "1"
+    known = layout.units(law.name) if law.name in layout.variables else None
+    return (found[0].units if found else known) or "1"

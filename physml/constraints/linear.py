@@ -307,9 +307,13 @@ def law_sides(
 
 def through(dx: dict[str, Any], x: Mapping[str, Any], coefficient: Coefficient, value: Any, change: Any) -> None:
     """Add to the gradients of inputs what comes through a coefficient that is made of them."""
-    for name, power in coefficient.inputs:
-        safe = ops.where(x[name] != 0, x[name], ops.ones_like(x[name]))
-        dx[name] = dx[name] + like(change * value * power / safe, x[name])
+    for i, (name, power) in enumerate(coefficient.inputs):
+        if power == 1:
+            others = coefficient.inputs[:i] + coefficient.inputs[i + 1 :]
+            slope = Coefficient(coefficient.fixed, others).tensor(x)
+        else:
+            slope = value * power / ops.where(x[name] != 0, x[name], ops.ones_like(x[name]))
+        dx[name] = dx[name] + like(change * slope, x[name])
 
 
 def like(x: Any, field: Any) -> Any:
