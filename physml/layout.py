@@ -60,6 +60,8 @@ class Layout:
         Variables and coordinates without sample or member dimension: mask, area, volumes, level labels.
     kept
         Names of statics that are saved with the layout, besides mask, area and coordinates.
+    hollow
+        Whether the statics hold ones, until the arrays of a saved layout arrive.
     """
 
     spec: FieldSpec
@@ -69,6 +71,7 @@ class Layout:
     step: TimeStep | None
     statics: xr.Dataset
     kept: tuple[str, ...] = ()
+    hollow: bool = False
 
     @classmethod
     def of(cls, spec: FieldSpec, ds: xr.Dataset) -> Layout:
@@ -379,6 +382,7 @@ class Layout:
             step=None if config["step"] is None else TimeStep(**config["step"]),
             statics=xr.Dataset(data, {n: v for n, v in stored.items() if n not in data}),
             kept=tuple(config["kept"]),
+            hollow=arrays is None,
         )
 
 

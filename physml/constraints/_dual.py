@@ -320,11 +320,16 @@ class Dual:
             q = {n: g[n] - back[n] for n in g}
         dz = self.nearby.pull(q, moved, leak)
         for n, (low, high) in self.nearby.ends.items():
-            box, held = self.problem.boxes[n], 1.0 - ops.maximum(moved[f"free {n}"], 0.0)
+            box = self.problem.boxes[n]
+            kin = next((c.names for c in self.problem.chains if n in c.names and c.axis is None), (n,))
             for end, bounds in ((low, box.low_inputs), (high, box.high_inputs)):
                 for name in bounds:
-                    active = held * ops.cast(self.x[name] == end, "float64") * ops.cast(y[n] == end, "float64")
-                    dx[name] = dx[name] + like(q[n] * active, self.x[name])
+                    mine = ops.cast(self.x[name] == end, "float64")
+                    for other in kin:  # a bound of one variable in an order may be where others lie too
+                        held = 1.0 - self.nearby.free(other, moved)
+                        dx[name] = dx[name] + like(
+                            q[other] * held * mine * ops.cast(y[other] == end, "float64"), self.x[name]
+                        )
         if self.laws:
             t_q = self.nearby.push(q, moved, leak)
             for k, (law, c) in enumerate(zip(self.laws, self.c, strict=True)):

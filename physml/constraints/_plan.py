@@ -291,6 +291,7 @@ def check(constraints: Constraints, layout: Layout) -> None:
                 )
             )
     _check_chains(constraints, layout)
+    _check_held(constraints, layout)
     _check_redundant([f for law in constraints for f in linear_laws(law, layout)])
 
 
@@ -310,6 +311,24 @@ def _check_chains(constraints: Constraints, layout: Layout) -> None:
                     )
                 )
             seen[n] = chain
+
+
+def _check_held(constraints: Constraints, layout: Layout) -> None:
+    """Refuse bounds and orders on variables that another law leaves as they are."""
+    chained = {n: law for law in constraints for c in law.chains(layout) for n in c.names}
+    boxed = {n: law for law in constraints for n in law.boxes(layout)}
+    for law in constraints:
+        for n, cells in law.holds(layout).items():
+            other = chained.get(n) or (boxed.get(n) if cells.all() else None)
+            if other is not None and other is not law:
+                raise ValueError(
+                    describe(
+                        f"{other!r} cannot move {n!r}, which {type(law).__name__} {law.name!r} leaves as it is",
+                        expected="bounds on the variable that closes the budget alone",
+                        received=f"a bound or an order on {n!r}",
+                        remedy="use the projection: pass the budget itself in place of its completion",
+                    )
+                )
 
 
 def _check_redundant(laws: list[LinearLaw]) -> None:

@@ -52,7 +52,7 @@ class Budget(Constraint):
     Notes
     -----
     Where units are given they are compared, and terms converted to those of the first (g kg-1 against kg kg-1). A term without
-    units beside others with units is an error.
+    units beside others with units is an error. A degree Celsius counts as a kelvin: of differences, not of zero points.
 
     References
     ----------
@@ -81,11 +81,11 @@ class Budget(Constraint):
         terms = terms if isinstance(terms, Mapping) else dict.fromkeys(terms, 1.0)
         self.name = name or "_".join(terms)
         self._named = name
-        self.terms = {k: _plain(v, f"coefficient of {k} in {self.name}", given) for k, v in terms.items()}
+        self.terms = {k: plain_factor(v, f"coefficient of {k} in {self.name}", given) for k, v in terms.items()}
         self.over = None if over is None else (over,) if isinstance(over, str) else tuple(over)
-        self.weights = None if weights is None else _plain(weights, f"weights of {self.name}", given)
+        self.weights = None if weights is None else plain_factor(weights, f"weights of {self.name}", given)
         self.equals: float | dict[str, Factor] = (
-            {k: _plain(v, f"coefficient of known {k} in {self.name}", given) for k, v in equals.items()}
+            {k: plain_factor(v, f"coefficient of known {k} in {self.name}", given) for k, v in equals.items()}
             if isinstance(equals, Mapping)
             else float(equals)
         )
@@ -122,6 +122,10 @@ class Budget(Constraint):
     def needs(self) -> tuple[str, ...]:
         """Return the inputs among *equals*."""
         return tuple(self.equals) if isinstance(self.equals, dict) else ()
+
+    def given(self) -> dict[str, xr.DataArray]:
+        """Return the factors that were passed as arrays."""
+        return dict(self._given)
 
     def statics(self, layout: Layout) -> dict[str, xr.DataArray]:
         """Return the fields that weigh its terms."""
@@ -277,11 +281,34 @@ class Budget(Constraint):
         if self.weights is not None and not (terms.dims(self.weights) & {*over, *(self.blocks or {})}) - own:
             w_fixed, w_inputs, w_unit = terms.factor(self.weights, n)
             fixed, inputs, unit = fixed * w_fixed, [*inputs, *w_inputs], unit * w_unit
+        deep = max([fixed.shape[-1], *(layout.variables[i].depth for i, _ in inputs)])
+        if deep not in (1, max(known.depth, valid.shape[-1])):
+            raise ValueError(
+                describe(
+                    f"{self._who}: the coefficient of {n!r} has levels that the term lacks",
+                    expected=f"{max(known.depth, valid.shape[-1])} levels, or none",
+                    received=deep,
+                    remedy="select or sum the levels of the coefficient, or give the term its own",
+                )
+            )
         fixed = np.broadcast_to(fixed, (*layout.shape, max(fixed.shape[-1], known.depth, valid.shape[-1])))
         here = np.broadcast_to(valid, fixed.shape)
         if lacking:  # one number for all cells of a sum counts once
             sizes = dict(zip(layout.space, layout.shape, strict=True)) | (self.blocks or {})
-            fixed = fixed / np.prod([sizes[d] for d in lacking])
+            cells: Any = np.prod([sizes[d] for d in lacking])
+            if self.groups is not None:
+                if len(lacking) < len(layout.space):
+                    raise ValueError(
+                        describe(
+                            f"{self._who}: {n!r} lies along a part of the space dimensions that its groups divide",
+                            expected=f"all of {layout.space}, or none",
+                            received=known.dims,
+                            remedy="give it on the grid, or as one number",
+                        )
+                    )
+                groups = self._groups(layout, over, False)
+                cells = np.maximum(groups.share(groups.total(np.ones((*layout.shape, 1)))), 1)
+            fixed = fixed / cells
             here = np.ones_like(here)
         bad = ~np.isfinite(fixed) & here
         if bad.any():
@@ -320,6 +347,15 @@ class Budget(Constraint):
         if self.groups is not None:
             labels = layout.static(self.groups)[..., 0]
             known = np.isfinite(labels) & (labels >= 0)
+            if not known.any():
+                raise ValueError(
+                    describe(
+                        f"{self._who}: the groups {self.groups!r} hold no group",
+                        expected="integers >= 0 in some cells",
+                        received="missing or negative everywhere",
+                        remedy="select a region with cells of a group, or leave the law out",
+                    )
+                )
             values, dense = np.unique(np.where(known, labels, -1).astype("int64"), return_inverse=True)
             dense = dense.reshape(labels.shape) - (0 if values[0] >= 0 else 1)
             return Groups(layout.shape, axes, summed_levels, labels=np.where(known, dense, -1))
@@ -329,10 +365,6 @@ class Budget(Constraint):
     def residual(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
         """Return ``sum C y + sum K x - equals`` in the units of the law, ``[batch and offset, *group, level]``."""
         return law_residual(self.held_linear(layout)[0], outputs, inputs, layout)
-
-    def miss(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
-        """Return the residual over the sum of the absolute terms."""
-        return law_residual(self.held_linear(layout)[0], outputs, inputs, layout, relative=True)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
@@ -345,7 +377,7 @@ class Budget(Constraint):
         return config | ({"name": self._named} if self._named is not None else {})
 
 
-def _plain(what: Any, name: str, given: dict[str, xr.DataArray]) -> Factor:
+def plain_factor(what: Any, name: str, given: dict[str, xr.DataArray]) -> Factor:
     """Return a factor as it is kept: numbers as floats, arrays by name."""
     if isinstance(what, xr.DataArray):
         name = re.sub(r"\W+", "_", name)

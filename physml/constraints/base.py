@@ -67,6 +67,10 @@ class Constraint:
         """Return the names of the fields that weigh its terms."""
         return ()
 
+    def given(self) -> dict[str, xr.DataArray]:
+        """Return the fields that were passed as arrays, by the names they are kept under; none in a law that was loaded."""
+        return {}
+
     def statics(self, layout: Layout) -> dict[str, xr.DataArray]:
         """Return the static fields to be kept with the layout."""
         return {}
@@ -152,10 +156,6 @@ class Constraint:
         """Tell whether it holds cell by cell whatever the grid, and so on any window of it."""
         return False
 
-    def miss(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
-        """Return the residual beside the size of what it compares, dimensionless; the residual itself for bounds."""
-        return self.residual(outputs, inputs, layout)
-
     def sum_law(self, layout: Layout) -> SumLaw | None:
         """Return the weighted sum it holds, or None."""
         return None
@@ -184,7 +184,10 @@ class Constraint:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_config().items())})"
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.get_config() == other.get_config()
+        if type(self) is not type(other) or self.get_config() != other.get_config():
+            return False
+        mine, theirs = self.given(), other.given()
+        return all(mine[n].equals(theirs[n]) for n in set(mine) & set(theirs))
 
     def __hash__(self) -> int:
         return hash(repr(self))

@@ -168,7 +168,10 @@ class Bounds(Constraint):
                 continue
             beyond = y - self._bound(bound, sign * np.inf, outputs, inputs, layout, y)
             out = out + (ops.minimum if sign < 0 else ops.maximum)(beyond, ops.zeros_like(beyond))
-        return out
+        if layout.spec.mask is None or tuple(out.shape[1:-1]) != layout.shape:
+            return out
+        valid = layout.valid("targets")[..., layout.where("targets", self.name)]  # masked cells hold 0
+        return ops.where(valid, out, ops.zeros_like(out))
 
     def _bound(self, bound: float | str, none: float, outputs: Fields, inputs: Fields, layout: Layout, y: Any) -> Any:
         if isinstance(bound, float):

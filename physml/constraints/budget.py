@@ -86,6 +86,10 @@ class Conserve(Constraint):
                 )
             )
 
+    def given(self) -> dict[str, xr.DataArray]:
+        """Return the weights, where they were passed as an array."""
+        return {} if self._given is None else {str(self.weights): self._given}
+
     def statics(self, layout: Layout) -> dict[str, xr.DataArray]:
         """Return the weights."""
         if self.weights is None:

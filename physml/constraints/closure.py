@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from physml._errors import describe
-from physml.constraints.balance import Budget
-from physml.constraints.base import Fields
+from physml.constraints.balance import Budget, plain_factor
 from physml.constraints.linear import Coefficient, Factor, LinearLaw
 from physml.constraints.nearby import Box
 from physml.layout import Layout
+from physml.provenance import same_units
 
 
 class Closure(Budget):
@@ -45,8 +46,9 @@ class Closure(Budget):
         groups: str | None = None,
         name: str | None = None,
     ) -> None:
+        given: dict[str, xr.DataArray] = {}
         self.storage = storage if isinstance(storage, str) else float(storage)
-        self.sources, self.sinks = _named(sources), _named(sinks)
+        self.sources, self.sinks = _named(sources, given), _named(sinks, given)
         terms: dict[str, Any] = {storage: 1.0} if isinstance(storage, str) else {}
         for names, sign in ((self.sources, -1.0), (self.sinks, 1.0)):
             for n in names:
@@ -59,10 +61,10 @@ class Closure(Budget):
                             remedy="leave one of them out, or use Budget",
                         )
                     )
-                given = names[n] if isinstance(names, dict) else 1.0
-                terms[n] = _times(given, sign)
+                terms[n] = _times(names[n] if isinstance(names, dict) else 1.0, sign)
         equals = 0.0 if isinstance(storage, str) else -self.storage  # type: ignore[operator]
         super().__init__(terms, over, weights, equals, blocks=blocks, groups=groups, name=name)
+        self._given |= given
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
@@ -81,7 +83,7 @@ class Simplex(Budget):
     over
         Level dimension along which the parts of a single target lie.
     total
-        What the parts sum to: a number, or the name of an input or field.
+        What the parts sum to: a number, or the name of an input.
 
     References
     ----------
@@ -113,10 +115,6 @@ class Simplex(Budget):
         one = np.ones((1,) * (len(layout.shape) + 1))
         high = one * self.total if isinstance(self.total, float) else None
         return {n: Box(low=0.0 * one, high=high) for n in self.parts}
-
-    def miss(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
-        """Return the residual of the sum over the sum."""
-        return super().miss(outputs, inputs, layout)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
@@ -158,6 +156,25 @@ class BlockMean(Budget):
         """Return the law in arrays, its weights summing to one in each block."""
         (law,) = super().linear(layout)
         (name,) = law.outputs
+        ours, theirs = layout.units(name) or "", layout.units(self.coarse) or ""
+        if ours != theirs and not (ours and theirs and same_units(ours, theirs)):
+            raise ValueError(
+                describe(
+                    f"BlockMean({name!r}): the coarse field is in other units",
+                    expected=f"{ours!r} for {self.coarse!r}",
+                    received=repr(theirs),
+                    remedy="convert it, for example with pint-xarray",
+                )
+            )
+        if law.outputs[name].inputs:
+            raise ValueError(
+                describe(
+                    f"BlockMean({name!r}): the weights differ between samples",
+                    expected="a field without the sample dimension, such as the area",
+                    received=self.weights,
+                    remedy="use Budget with blocks=... and equals={coarse: 1}",
+                )
+            )
         w = law.outputs[name].fixed
         sums = np.broadcast_to(law.groups.share(law.groups.total(w)), w.shape)
         share = np.divide(w, sums, out=np.zeros_like(w), where=sums > 0)
@@ -170,9 +187,9 @@ class BlockMean(Budget):
         return {"name": self.name, "coarse": self.coarse, "factor": self.blocks, "weights": self.weights}
 
 
-def _named(names: Any) -> tuple[str, ...] | dict[str, Factor]:
+def _named(names: Any, given: dict[str, xr.DataArray]) -> tuple[str, ...] | dict[str, Factor]:
     if isinstance(names, Mapping):
-        return dict(names)
+        return {n: plain_factor(v, f"coefficient of {n} in a closure", given) for n, v in names.items()}
     return (names,) if isinstance(names, str) else tuple(names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -133,19 +134,23 @@ class Constraints:
             For names, dimensions, weights or units that do not fit, for bounds that leave no value, and for laws that follow
             from others.
         """
-        fields = {n: f for law in self.laws for n, f in law.statics(layout).items()}
-        fields |= _plan.fields_of(self, layout)
-        before, layout = layout, layout.keep(fields) if fields else layout
-        for n in set(fields) & set(before.kept):
-            if not np.array_equal(before.statics[n].values, layout.statics[n].values, equal_nan=True):
-                raise ValueError(
-                    describe(
-                        f"two laws bring different {n!r}",
-                        expected="one field of that name in constraints and penalties",
-                        received="two DataArrays that differ",
-                        remedy="put both into the Dataset under names of their own, and pass weights='name'",
+        if layout.hollow:  # of a model that is being loaded: it was bound before it was saved
+            return layout
+        fields: dict[str, xr.DataArray] = {}
+        for brought in (*(law.statics(layout) for law in self.laws), _plan.fields_of(self, layout)):
+            for n, field in brought.items():
+                other = fields.get(n, layout.statics[n] if n in layout.kept else None)
+                if other is not None and not _same(field, other):
+                    raise ValueError(
+                        describe(
+                            f"two laws bring different {n!r}",
+                            expected="one field of that name in constraints and penalties",
+                            received="two DataArrays that differ",
+                            remedy="put both into the Dataset under names of their own, and pass weights='name'",
+                        )
                     )
-                )
+                fields[n] = field
+        layout = layout.keep(fields) if fields else layout
         for law in self.laws:
             law.verify(layout)
         _plan.check(self, layout)
@@ -183,7 +188,10 @@ class Constraints:
             (name,) = part.problem.names
             box = part.problem.boxes[name]
             offsets = len(layout.spec.offsets("targets", name))
-            low, high = (None if b is None else np.concatenate([b] * offsets, axis=-1) for b in (box.low, box.high))
+            low, high = (
+                b if b is None or b.shape[-1] == 1 else np.concatenate([b] * offsets, axis=-1)
+                for b in (box.low, box.high)
+            )
             return {name: clip(out[name], low, high, self.gradient)}
         if part.total is not None:
             (name,), law = part.problem.names, part.total
@@ -205,15 +213,15 @@ class Constraints:
             )
             return {name: disarrange(y, out[name], law, layout)}
         names, needs = part.problem.names, part.problem.inputs
-        wanted = [*needs, *(n for law in part.sources for n in (*law.mentions(), *law.needs()))]
+        wanted = [*needs, *(n for source in part.sources for n in (*source.mentions(), *source.needs()))]
         known = at_start(inputs, [n for n in dict.fromkeys(wanted) if n in layout.spec.inputs], layout, names[0])
         known |= {n: leftovers[n] for n in needs if n in leftovers}
         moved = fold({n: out[n] for n in names}, layout)
-        others = {n for law in part.sources for n in law.mentions()} & set(layout.spec.targets) - set(names)
+        others = {n for source in part.sources for n in source.mentions()} & set(layout.spec.targets) - set(names)
         still = fold({n: out[n] for n in sorted(others)}, layout)
-        for _ in range(max((law.passes for law in part.sources), default=1)):
-            for law in part.sources:
-                known |= law.prepare(still | moved, known, layout)
+        for _ in range(max((source.passes for source in part.sources), default=1)):
+            for source in part.sources:
+                known |= source.prepare(still | moved, known, layout)
             moved = project_jointly(part.problem, moved, {n: known[n] for n in needs})
         return unfold(moved, out, layout)
 
@@ -301,7 +309,7 @@ class Constraints:
         options: dict[str, Any] = {}
         if isinstance(config, Mapping):
             options = {k: v for k, v in config.items() if k != "laws"}
-            config = config["laws"]
+            config = config.get("laws", ())
         laws = []
         for entry in config:
             kind = entry.get("type")
@@ -314,8 +322,35 @@ class Constraints:
                         remedy="correct the type",
                     )
                 )
-            laws.append(KINDS[kind](**{k: v for k, v in entry.items() if k != "type"}))
+            arguments = {k: v for k, v in entry.items() if k != "type"}
+            _check_arguments(kind, KINDS[kind], arguments)
+            laws.append(KINDS[kind](**arguments))
         return cls(laws, **options)
+
+
+def _check_arguments(kind: str, law: type[Constraint], arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that a law does not take, or lacks."""
+    known = dict(inspect.signature(law).parameters)
+    unknown = [k for k in arguments if k not in known]
+    lacking = [k for k, p in known.items() if p.default is p.empty and k not in arguments]
+    if unknown or lacking:
+        raise ValueError(
+            describe(
+                f"{kind} takes no argument {unknown[0]!r}{closest(unknown[0], known)}"
+                if unknown
+                else f"{kind} lacks the argument {lacking[0]!r}",
+                expected=f"arguments among {', '.join(known)}",
+                received=dict(arguments),
+                remedy="correct the arguments of the law",
+            )
+        )
+
+
+def _same(a: xr.DataArray, b: xr.DataArray) -> bool:
+    """Tell whether two fields hold the same values on the same dimensions, in any order."""
+    if set(a.dims) != set(b.dims):
+        return False
+    return a.sizes == b.sizes and np.array_equal(a.values, b.transpose(*a.dims).values, equal_nan=a.dtype.kind == "f")
 
 
 def label(law: Constraint) -> str:

@@ -80,10 +80,6 @@ class Completion(Constraint):
         """Return the residual of the budget in its units, ``[batch and offset, *group, level]``."""
         return self.budget.residual(outputs, inputs, layout)
 
-    def miss(self, outputs: Fields, inputs: Fields, layout: Layout) -> Any:
-        """Return the residual over the sum of the absolute terms."""
-        return self.budget.miss(outputs, inputs, layout)
-
     def linear(self, layout: Layout) -> tuple[LinearLaw, ...]:
         """Return the law of the budget."""
         return self.budget.held_linear(layout)
@@ -125,7 +121,10 @@ class Completion(Constraint):
         (dim,) = summed
         along = known.levels.get(dim)
         if along is None:
-            along = tuple(np.asarray(layout.statics[dim].values if dim in layout.statics else range(shape[0])).tolist())
+            cells = dict(zip(layout.space, layout.shape, strict=True))
+            along = tuple(
+                np.asarray(layout.statics[dim].values if dim in layout.statics else range(cells[dim])).tolist()
+            )
         if self.level not in along:
             raise ValueError(
                 describe(

@@ -38,8 +38,11 @@ def isotonic(z: Any, weights: Any, low: Any = None, high: Any = None) -> tuple[A
     there = ops.cast(weights > 0, "float64")
     m = ops.where(weights > 0, weights, ops.full_like(weights, 1e-200))
     z = _carried(z, there)
-    low = None if low is None else _scan(ops.maximum, low)
-    high = None if high is None else ops.flip(_scan(ops.minimum, ops.flip(high, axis=-1)), axis=-1)
+    if low is not None:
+        low = _scan(ops.maximum, ops.where(there > 0, low, ops.full_like(low, -np.inf)))
+    if high is not None:
+        high = ops.where(there > 0, high, ops.full_like(high, np.inf))
+        high = ops.flip(_scan(ops.minimum, ops.flip(high, axis=-1)), axis=-1)
     sums, mass = (_running(x) for x in (m * z, m))
     at = ops.broadcast_to(ops.convert_to_tensor(np.arange(n, dtype="int32")), ops.shape(z))
 

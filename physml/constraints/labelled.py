@@ -79,6 +79,7 @@ def apply(
     members: Any = None,
     levels: Any = None,
     mask: str | None = None,
+    refuse: bool = True,
 ) -> xr.Dataset:
     """Return *outputs* moved onto the laws; other variables stay as they are.
 
@@ -94,6 +95,9 @@ def apply(
     sample_dim, members, levels, mask
         As in :class:`physml.FieldSpec`. A Dataset without *sample_dim* is one sample. Sources per time count over the time
         from the labels of the inputs to those of the outputs, or over the step of the inputs where these are the same.
+
+    refuse
+        Whether a sum that cannot be reached is an error; otherwise it is missed.
 
     Raises
     ------
@@ -112,7 +116,7 @@ def apply(
             fx, fy = _tensors(layout, x, y)
             out = constraints.project(fy, fx, layout)
             sample = which.reshape(len(which), -1)[:, 0] if len(which) else np.zeros(0, int)
-            for name, law in labels(constraints).items():
+            for name, law in labels(constraints).items() if refuse else ():
                 if _sums(law, layout):
                     _refuse_unreachable(name, law, out, fx, layout, dates[sample])
             return np.concatenate([np.asarray(out[n]) for n in layout.spec.targets], axis=-1).astype(y.dtype)
@@ -144,7 +148,7 @@ def report(constraints: Constraints, outputs: xr.Dataset, inputs: xr.Dataset | N
         (``moved_*``), and with several laws that by each law alone (``moved_*_by_*``). Lazy where the data are.
     """
     layout, x, y = _aligned(constraints, outputs, inputs, **roles)
-    after = apply(constraints, outputs, inputs, **roles)
+    after = apply(constraints, outputs, inputs, **roles, refuse=False)
     y_after = _aligned(constraints, after, inputs, **roles)[2]
     stages = {"before": _residuals(constraints, layout, x, y), "after": _residuals(constraints, layout, x, y_after)}
     out = xr.Dataset({f"{n}_{stage}": da for stage, found in stages.items() for n, da in found.data_vars.items()})
@@ -154,6 +158,9 @@ def report(constraints: Constraints, outputs: xr.Dataset, inputs: xr.Dataset | N
         alone = {k: copy.copy(constraints) for k in labels(constraints)}
         for k, law in labels(constraints).items():
             alone[k].laws, alone[k]._planned = (law,), {}
+            mine = set(law.mentions())
+            alone[k].costs = {n: c for n, c in constraints.costs.items() if n in mine}
+            alone[k].exclude = {n: e for n, e in constraints.exclude.items() if n in mine}
             each[f"_by_{k}"] = _moved_by(alone[k], outputs, inputs, roles)
     for suffix, fields in each.items():
         for name in layout.spec.targets:
@@ -170,7 +177,7 @@ def report(constraints: Constraints, outputs: xr.Dataset, inputs: xr.Dataset | N
 
 def _moved_by(alone: Constraints, outputs: xr.Dataset, inputs: xr.Dataset | None, roles: dict[str, Any]) -> xr.Dataset:
     """Return the variables that one law changes."""
-    moved = apply(alone, outputs, inputs, **roles)
+    moved = apply(alone, outputs, inputs, **roles, refuse=False)
     (law,) = alone
     return moved[[n for n in law.mentions() if n in outputs]]
 
@@ -263,7 +270,6 @@ def _aligned(
 ) -> tuple[Layout, xr.DataArray, xr.DataArray]:
     """Return the layout of outputs and inputs matched by position, and both packed."""
     said = list(dict.fromkeys(n for law in constraints for n in law.mentions()))
-    names = [n for n in said if n in outputs.variables] or said
     moving = [ds for ds in (inputs, outputs) if ds is not None]
     weights = [
         n
@@ -272,6 +278,7 @@ def _aligned(
         if any(n in ds.variables and sample_dim in ds[n].dims for ds in moving)
     ]
     still = {str(n) for ds in moving for n in ds.variables if sample_dim in ds.dims and sample_dim not in ds[n].dims}
+    names = [n for n in said if n in outputs.variables and n not in still] or said
     known = [n for n in said if n not in names and n not in still]
     needed = list(dict.fromkeys([*(n for law in constraints for n in law.needs()), *known, *weights]))
     missing = [n for n in needed if inputs is None and (n in names or n not in outputs.variables)]

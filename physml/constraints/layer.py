@@ -71,6 +71,8 @@ class ConstraintLayer(keras.layers.Layer):
 
     def call(self, outputs: Any, inputs: Any) -> Any:
         """Return the outputs, moved onto the laws unless *penalty* is given."""
+        if self.layout.spec.mask is not None:  # anything may stand on masked cells, NaN too
+            inputs = keras.ops.where(self.layout.valid("inputs"), inputs, keras.ops.zeros_like(inputs))
         y, x = self.layout.split(outputs, "targets"), self.layout.split(inputs, "inputs")
         if self.penalty is not None:
             self.add_loss(self.penalty * self.constraints.loss(y, x, self.layout))

@@ -239,13 +239,8 @@ def names_in(factors: Sequence[Any], who: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def law_residual(
-    law: LinearLaw, outputs: Mapping[str, Any], inputs: Mapping[str, Any], layout: Layout, relative: bool = False
-) -> Any:
-    """Return ``sum C y - sum K x - constant`` ``[batch and offset, *group, level]``, summed in float64, with its gradient.
-
-    With *relative* over the sum of the absolute terms, whose own gradient is left out.
-    """
+def law_residual(law: LinearLaw, outputs: Mapping[str, Any], inputs: Mapping[str, Any], layout: Layout) -> Any:
+    """Return ``sum C y - sum K x - constant`` ``[batch and offset, *group, level]``, summed in float64, with its gradient."""
     from physml.constraints._arrange import at_start, fold
 
     names, needs = tuple(law.outputs), law.needs
@@ -256,16 +251,10 @@ def law_residual(
         wide = [ops.cast(a, "float64") for a in args]
         y64, x64 = dict(zip(names, wide, strict=False)), dict(zip(needs, wide[len(names) :], strict=True))
         c = law.coefficients(x64, arrays)
-        total, size = law.total(x64, arrays)
-        value = (law.sum(c, y64) - total) * arrays["here"]
-        scale: Any = 1.0
-        if relative:
-            for n in names:
-                size = size + law.groups.sum(ops.abs(c[n] * y64[n]))
-            scale = 1 / ops.where(size > 0, size, ops.ones_like(size))
+        value = (law.sum(c, y64) - law.total(x64, arrays)[0]) * arrays["here"]
 
         def vjp(upstream: Any) -> tuple[Any, ...]:
-            g = law.groups.spread(ops.cast(upstream, "float64") * scale * arrays["here"])
+            g = law.groups.spread(ops.cast(upstream, "float64") * arrays["here"])
             dy = {n: like(g * c[n], y64[n]) for n in names}
             dx = {n: ops.zeros_like(x64[n]) for n in needs}
             for n, coefficient in law.outputs.items():
@@ -277,7 +266,7 @@ def law_residual(
             found = [*(dy[n] for n in names), *(dx[n] for n in needs)]
             return tuple(ops.cast(d, a.dtype) for d, a in zip(found, args, strict=True))
 
-        return ops.cast(value * scale, args[0].dtype), vjp
+        return ops.cast(value, args[0].dtype), vjp
 
     return _backend.custom_gradient(forward_and_vjp)(*(y[n] for n in names), *(x[n] for n in needs))
 

@@ -84,7 +84,7 @@ class Nonlinear(Constraint):
         self.equals = equals if isinstance(equals, str) else float(equals)
         self.passes = int(passes)
         self._named = name
-        self.name = name or getattr(self.function, "__name__", type(self.function).__name__)
+        self.name = name or str(getattr(self.function, "__name__", type(self.function).__name__))
         if self.passes < 1 or not self.variables or (isinstance(self.equals, str) and self.equals != "start"):
             raise ValueError(
                 describe(
@@ -359,8 +359,8 @@ class RelativeHumidity(Constraint):
 
     def boxes(self, layout: Layout) -> dict[str, Box]:
         """Return bounds that :meth:`prepare` gives as inputs."""
-        sides = {f"{side}_inputs": (self._key(side),) for side, b in self._sides() if b is not None}
-        return {self.name: Box(**sides)} if sides else {}
+        low, high = (() if b is None else (self._key(side),) for side, b in self._sides())
+        return {self.name: Box(low_inputs=low, high_inputs=high)}
 
     def _sides(self) -> tuple[tuple[str, float | None], ...]:
         return ("low", self.lower), ("high", self.upper)
