@@ -100,7 +100,7 @@ class Dual:
         pivots: list[Any] = []
         for j in range(m):
             full = self.diagonal[j]
-            own = gram[j, j] if damping is None else gram[j, j] + damping[j] * full
+            own = gram[j, j] if damping is None else gram[j, j] + damping[j]
             pivot = own
             for k in range(j):
                 if kin[j][k] and (j, k) in lower:
@@ -136,8 +136,12 @@ class Dual:
         return solve
 
     def solve_for(self, r: Sums, moved: Fields, leak: float = 0.0, damping: Sums | None = None) -> Sums:
-        """Return ``d`` with ``(C T C') d = r``, damped by parts of the diagonal of ``C M^-1 C'``."""
+        """Return ``d`` with ``(C T C') d = r``, damped by parts of its diagonal."""
         weight = {n: self.mobility[n] * self.nearby.free(n, moved, leak) for n in self.z}
+        if damping is not None:  # of what can move now; of all there is where nothing can
+            own = [self._gram(k, k, weight) for k in range(len(self.laws))]
+            scale = [ops.where(o > DEPENDENT * f, o, f + 0.0 * o) for o, f in zip(own, self.diagonal, strict=True)]
+            damping = [d * s for d, s in zip(damping, scale, strict=True)]
         small = self.small(weight, damping)
         if self.direct:
             return small(r)
@@ -146,7 +150,7 @@ class Dual:
             out = self.forward(self.nearby.push(self.adjoint(d), moved, leak))
             if damping is None:
                 return out
-            return [o + m * f * p for o, m, f, p in zip(out, damping, self.diagonal, d, strict=True)]
+            return [o + m * p for o, m, p in zip(out, damping, d, strict=True)]
 
         def dot(a: Sums, b: Sums) -> Any:
             parts = [ops.sum(p * q, axis=tuple(range(1, len(p.shape)))) for p, q in zip(a, b, strict=True)]
