@@ -102,32 +102,47 @@ def project_sum(
     direction = np.where(w > 0, w / m, 0.0)
     low = None if lower is None else np.asarray(lower, "float64")
     high = None if upper is None else np.asarray(upper, "float64")
-    factors = [float(c) for c in coefficients]
+    factors = np.asarray(list(coefficients), "float64")
+    fixed = np.asarray(constant, "float64")
+    leak = np.asarray(LEAK if gradient == "leaky" else 0.0)
 
     def forward_and_vjp(z: Any, *terms: Any) -> tuple[Any, Any]:
-        kind = z.dtype
-        z64 = ops.cast(z, "float64")
-        total = ops.zeros_like(z64[..., 0]) + ops.convert_to_tensor(np.asarray(constant, "float64"))
-        for factor, term in zip(factors, terms, strict=True):
-            total = total + factor * weighted_sum(term, w)
-        y, free = _solve(z64, total, w, direction, low, high)
+        out, free, total = _forward(z, list(terms), factors, fixed, w, direction, low, high)
 
         def vjp(upstream: Any) -> tuple[Any, ...]:
             if gradient == "straight-through":
-                return ops.cast(upstream, kind), *(ops.zeros_like(term) for term in terms)
-            g = ops.cast(upstream, "float64")
-            moving = ops.maximum(free, LEAK) if gradient == "leaky" else free
-            size = ops.sum(moving * w * direction, axis=-1)
-            s = ops.sum(moving * g * direction, axis=-1) / ops.where(size > 0, size, ops.ones_like(size))
-            s = s[..., None]
-            grads = [ops.cast(moving * (g - w * s), kind)]
-            grads += [ops.cast(factor * w * s, term.dtype) for factor, term in zip(factors, terms, strict=True)]
-            return tuple(grads)
+                return ops.cast(upstream, z.dtype), *(ops.zeros_like(term) for term in terms)
+            grads = _backward(upstream, free, factors, w, direction, leak)
+            return tuple(ops.cast(g, a.dtype) for g, a in zip(grads, (z, *terms), strict=True))
 
-        out = ops.cast(y, kind)
         return settle(out, total, w, low, high, settled) if settled else out, vjp
 
     return _backend.custom_gradient(forward_and_vjp)(z, *terms)
+
+
+@_backend.compiled
+def _forward(
+    z: Any, terms: list[Any], factors: Any, constant: Any, w: Any, direction: Any, low: Any, high: Any
+) -> tuple[Any, Any, Any]:
+    """Return the projection in the type of *z*, the free cells (1.0) and the totals."""
+    z64 = ops.cast(z, "float64")
+    total = ops.zeros_like(z64[..., 0]) + constant
+    for k, term in enumerate(terms):
+        total = total + factors[k] * weighted_sum(term, w)
+    y, free = _solve(z64, total, w, direction, low, high)
+    return ops.cast(y, z.dtype), free, total
+
+
+@_backend.compiled
+def _backward(upstream: Any, free: Any, factors: Any, w: Any, direction: Any, leak: Any) -> list[Any]:
+    """Return the gradients of the field and of the terms, in the type of *upstream*."""
+    g = ops.cast(upstream, "float64")
+    moving = ops.maximum(free, leak)
+    size = ops.sum(moving * w * direction, axis=-1)
+    s = ops.sum(moving * g * direction, axis=-1) / ops.where(size > 0, size, ops.ones_like(size))
+    s = s[..., None]
+    grads = [moving * (g - w * s), *(factors[k] * (w * s) for k in range(factors.shape[0]))]
+    return [ops.cast(d, upstream.dtype) for d in grads]
 
 
 def _clip(x: Any, low: Any, high: Any) -> tuple[Any, Any]:
@@ -142,7 +157,6 @@ def _clip(x: Any, low: Any, high: Any) -> tuple[Any, Any]:
     return y, free
 
 
-@_backend.compiled
 def _solve(z: Any, total: Any, w: Any, direction: Any, low: Any, high: Any) -> tuple[Any, Any]:
     """Return the projection and the free cells (1.0), both ``[batch, group, cell]`` float64."""
     size = ops.sum(w * direction, axis=-1)
