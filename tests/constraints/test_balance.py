@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import xarray as xr
+from keras import ops
 
 import physml
 from physml import (
@@ -24,6 +25,7 @@ from physml import (
     NonNegative,
     Scaling,
     Simplex,
+    _backend,
 )
 
 N, LAT, LON, LEVELS = 5, 4, 6, 3
@@ -81,7 +83,9 @@ def bind(ds, laws, inputs, targets, **options):
 def sides(law, layout, ds):
     """Return the residual of a law in the data, as an array."""
     y, x = (layout.pack(ds, role).fillna(0).values for role in ("targets", "inputs"))
-    return np.asarray(law.residual(layout.split(y, "targets"), layout.split(x, "inputs"), layout))
+    with _backend.float64():
+        parts = [layout.split(ops.convert_to_tensor(v), role) for v, role in ((y, "targets"), (x, "inputs"))]
+        return np.asarray(law.residual(*parts, layout))
 
 
 def test_terms_are_converted_to_the_units_of_the_first(air):

@@ -149,7 +149,9 @@ def test_humidity_stays_below_saturation(flow, predicted):
     y, x = tensors(layout, flow, noise=0.0)
     moved, left = project(laws, layout, y, x)
     temperature = moved["t"] if predicted else x["t"]
-    limit = np.asarray(saturation_humidity(temperature + 273.15, x["p"] * 100.0))
+    with _backend.float64():
+        arguments = [ops.convert_to_tensor(v) for v in (temperature + 273.15, x["p"] * 100.0)]
+        limit = np.asarray(saturation_humidity(*arguments))
     wet = flow.wet.values
     assert (moved["q"][:, wet] >= 0).all()
     above = moved["q"] / limit - 1
