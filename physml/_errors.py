@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 def describe(what: str, *, expected: object, received: object, remedy: str) -> str:
@@ -36,3 +38,12 @@ def closest(name: str, names: Iterable[object]) -> str:
     """
     match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def misfits(call: Callable[..., Any], arguments: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return the parameters of a callable, the arguments among those given that it does not take, and those it lacks."""
+    parameters = inspect.signature(call).parameters
+    given = list(arguments)
+    unknown = [a for a in given if a not in parameters]
+    lacking = [p for p, v in parameters.items() if v.default is inspect.Parameter.empty and p not in given]
+    return list(parameters), unknown, lacking

@@ -495,16 +495,3 @@ def test_what_needs_the_whole_grid_is_refused_for_any_size(scaling):
     assert free(scaling, constraints=LAWS[:1]).free_size
     with pytest.raises(ValueError, match=r"missing is not understood. Expected: 'raise' or 'mean'. Received: 'fill'"):
         make(scaling, missing="fill")
-
-
-def test_samples_without_space_are_samples_of_a_column_model():
-    a, b = np.random.default_rng(0).normal(size=(2, 40)).astype("float32")
-    ds = xr.Dataset({n: ("case", v) for n, v in {"a": a, "sum": a + b, "rest": a - b}.items()}, {"case": np.arange(40)})
-    spec = FieldSpec("a", ["sum", "rest"], sample_dim="case")
-    scaling = Scaling.fit(ds, spec)
-    law = physml.Closure(0.0, sources=("sum", "rest"), sinks={"a": 2.0})
-    model = FieldModel(networks.mlp(scaling.layout), scaling=scaling, constraints=law)
-    model.compile("sgd", "mse")
-    model.fit(Batches(ds, spec, 8), verbose=0)
-    out = physml.predict(model, ds)
-    np.testing.assert_allclose(out["sum"] + out["rest"], 2 * a, atol=1e-6)

@@ -116,3 +116,16 @@ def test_a_model_in_float64_brings_everything_back():
     same = keras.layers.Lambda(lambda z: z, dtype="float64")
     model = FieldModel(same, scaling=scaling, dtype="float64")
     xr.testing.assert_allclose(physml.predict(model, ds)[["rain", "snow"]], ds[["rain", "snow"]], rtol=1e-9)
+
+
+def test_samples_without_space_are_samples_of_a_column_model():
+    a, b = np.random.default_rng(0).normal(size=(2, 40)).astype("float32")
+    ds = xr.Dataset({n: ("case", v) for n, v in {"a": a, "sum": a + b, "rest": a - b}.items()}, {"case": np.arange(40)})
+    spec = FieldSpec("a", ["sum", "rest"], sample_dim="case")
+    scaling = Scaling.fit(ds, spec)
+    law = physml.Closure(0.0, sources=("sum", "rest"), sinks={"a": 2.0})
+    model = FieldModel(networks.mlp(scaling.layout), scaling=scaling, constraints=law)
+    model.compile("sgd", "mse")
+    model.fit(Batches(ds, spec, 8), verbose=0)
+    out = physml.predict(model, ds)
+    np.testing.assert_allclose(out["sum"] + out["rest"], 2 * a, atol=1e-6)

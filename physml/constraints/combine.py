@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import xarray as xr
 from keras import ops
 
 from physml import _backend
-from physml._errors import closest, describe
+from physml._errors import closest, describe, misfits
 from physml.constraints import _plan
 from physml.constraints._arrange import arrange, at_start, disarrange, fold, group, unfold
 from physml.constraints.balance import Budget
@@ -330,9 +329,7 @@ class Constraints:
 
 def _check_arguments(kind: str, law: type[Constraint], arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that a law does not take, or lacks."""
-    known = dict(inspect.signature(law).parameters)
-    unknown = [k for k in arguments if k not in known]
-    lacking = [k for k, p in known.items() if p.default is p.empty and k not in arguments]
+    known, unknown, lacking = misfits(law, arguments)
     if unknown or lacking:
         raise ValueError(
             describe(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from physml._errors import closest, describe
+from physml._errors import closest, describe, misfits
 from physml.layout import Layout
 
 HEADS: dict[str, type[Head]] = {}
@@ -113,9 +112,7 @@ def make_head(config: Mapping[str, Any]) -> Head:
                 remedy="correct head.type; a head of your own is known once its module is imported",
             )
         )
-    parameters = inspect.signature(HEADS[name]).parameters
-    unknown = [a for a in arguments if a not in parameters]
-    lacking = [p for p, v in parameters.items() if v.default is inspect.Parameter.empty and p not in arguments]
+    parameters, unknown, lacking = misfits(HEADS[name], arguments)
     if unknown or lacking:
         what = (
             f"has no argument {unknown[0]!r}{closest(unknown[0], parameters)}" if unknown else f"needs {lacking[0]!r}"

@@ -8,6 +8,7 @@ each time. A bound on a function that can be inverted, such as relative humidity
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -21,7 +22,7 @@ from physml.constraints.base import Constraint, Fields
 from physml.constraints.linear import Coefficient, Factor, LinearLaw
 from physml.constraints.nearby import Box
 from physml.layout import Layout
-from physml.provenance import units_ratio
+from physml.provenance import same_units, units_ratio
 
 
 class Nonlinear(Constraint):
@@ -58,7 +59,7 @@ class Nonlinear(Constraint):
     Examples
     --------
     >>> from keras import ops
-    >>> Nonlinear(ops.hypot, ("u", "v"), equals=1.0, name="unit length").label
+    >>> Nonlinear(ops.hypot, ("u", "v"), equals=1.0, name="unit length").name
     'unit length'
     """
 
@@ -97,11 +98,6 @@ class Nonlinear(Constraint):
         self._frame = Budget(
             dict.fromkeys(self.variables, 1.0), over, weights, blocks=blocks, groups=groups, name=self.name
         )
-
-    @property
-    def label(self) -> str:
-        """Its name."""
-        return self.name
 
     def _key(self, what: str) -> str:
         return f"{what} of {self.name}"
@@ -150,22 +146,14 @@ class Nonlinear(Constraint):
 
     def linear(self, layout: Layout) -> tuple[LinearLaw, ...]:
         """Return the law around the present fields: its slopes and its value there come as inputs from :meth:`prepare`."""
-        weights = self._weights(layout)
-        (frame,) = self._frame_law(layout)
+        (frame,) = self._frame.linear(_unitless(layout, self.variables))
+        weights = frame.outputs[self.variables[0]]
         outputs = {
             n: Coefficient(weights.fixed, (*weights.inputs, (self._key(f"slope in {n}"), 1))) for n in self.variables
         }
         known = ((self._key("rest"), weights),)
         constant = self.equals if isinstance(self.equals, float) else 0.0
         return (LinearLaw(self.name, frame.groups, outputs, known, constant, frame.depth, frame.here),)
-
-    def _frame_law(self, layout: Layout) -> tuple[LinearLaw, ...]:
-        bare = {n: _without_units(layout, n) for n in self.variables}
-        return self._frame.linear(_with(layout, bare))
-
-    def _weights(self, layout: Layout) -> Coefficient:
-        (frame,) = self._frame_law(layout)
-        return frame.outputs[self.variables[0]]
 
     def prepare(self, outputs: Fields, inputs: Fields, layout: Layout) -> dict[str, Any]:
         """Return the slopes at the present fields, and what the linear law must sum to, as fields ``[batch, *space, level]``."""
@@ -183,17 +171,16 @@ class Nonlinear(Constraint):
         """Return ``sum w f - b``, ``[batch and offset, *group, level]``."""
         kind = _backend.widest_float()
         y = fold({n: outputs[n] for n in self.variables}, layout)
-        weights = self._weights(layout)
+        (law,) = self.held_linear(layout)
+        ((_, weights),) = law.known
         names = dict.fromkeys([*self.needs(), *(n for n, _ in weights.inputs)])
         x = {n: ops.cast(v, kind) for n, v in at_start(inputs, list(names), layout, self.variables[0]).items()}
         known = [x[n] for n in self.known]
         value = self.function(*(ops.cast(y[n], kind) for n in self.variables), *known)
         if self.equals == "start":
             value = value - self.function(*(x[n] for n in self.variables), *known)
-        (frame,) = self._frame_law(layout)
         weight = ops.cast(weights.tensor(x, ops.cast(weights.fixed, kind)), kind)
-        constant = self.equals if isinstance(self.equals, float) else 0.0
-        out = (frame.groups.sum(weight * value) - constant) * ops.cast(frame.here, kind)
+        out = (law.groups.sum(weight * value) - law.constant) * ops.cast(law.here, kind)
         return ops.cast(out, outputs[self.variables[0]].dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -336,7 +323,7 @@ class RelativeHumidity(Constraint):
         try:
             if have is None:
                 raise ValueError("no units")
-            offset = 273.15 if have.strip() in ("degC", "degree_Celsius", "celsius", "degrees_C", "deg_C") else 0.0
+            offset = 273.15 if same_units(have, "degC") else 0.0
             return float(units_ratio(have, want).to("").magnitude), offset
         except Exception as error:  # pint raises several classes
             raise ValueError(
@@ -400,14 +387,7 @@ class RelativeHumidity(Constraint):
         }
 
 
-def _without_units(layout: Layout, name: str) -> Any:
-    from dataclasses import replace
-
-    known = layout.variables[name]
-    return replace(known, attrs={k: v for k, v in known.attrs.items() if k != "units"})
-
-
-def _with(layout: Layout, variables: dict[str, Any]) -> Layout:
-    from dataclasses import replace
-
-    return replace(layout, variables={**layout.variables, **variables})
+def _unitless(layout: Layout, names: Sequence[str]) -> Layout:
+    """Return a layout in which the variables have no units: those of a function of them are not known."""
+    bare = {n: replace(layout.variables[n], attrs={}) for n in names}
+    return replace(layout, variables={**layout.variables, **bare})
