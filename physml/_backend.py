@@ -185,3 +185,64 @@ def value_and_gradient(function: Callable[[Any], Any], x: Any) -> tuple[np.ndarr
         tape.watch(x)
         value = function(x)
     return np.asarray(value), np.asarray(tape.gradient(value, x))
+
+
+def traced(
+    function: Callable[..., Any], *, variables: list[Any] | None = None, fused: bool = False
+) -> Callable[..., Any]:
+    """Return a function of nested structures of tensors, compiled once for each set of shapes, that can be differentiated.
+
+    Parameters
+    ----------
+    function
+        Of tensors, or of tuples and dictionaries of them; None stands for an absent one.
+    variables
+        Keras variables that it reads and that may change between calls; JAX would otherwise freeze them.
+    fused
+        True: by XLA on TensorFlow too, which fuses chains of small operations, but is slow in eigenvalue problems.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def stateless(values: Any, *args: Any) -> Any:
+            with keras.StatelessScope(state_mapping=list(zip(variables or [], values, strict=True))):
+                return function(*args)
+
+        jitted = jax.jit(stateless)
+        return lambda *args: jitted([v.value for v in variables or []], *args)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=fused or None, autograph=False)
+    return function
+
+
+def jvp(function: Callable[[Any], Any], x: Any, direction: Any) -> tuple[Any, Any]:
+    """Return ``function(x)`` and its derivative along *direction*: the tangent linear."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jvp(function, (x,), (direction,))
+
+    import tensorflow as tf
+
+    with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+        value = function(x)
+    slope = accumulator.jvp(value)
+    return value, tf.zeros_like(value) if slope is None else slope
+
+
+def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Return ``function(x)`` and its adjoint, a function of the upstream gradient."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        value, pull = jax.vjp(function, x)
+        return value, lambda upstream: pull(upstream)[0]
+
+    import tensorflow as tf
+
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        value = function(x)
+    return value, lambda upstream: tape.gradient(value, x, output_gradients=upstream, unconnected_gradients="zero")
