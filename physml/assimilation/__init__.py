@@ -29,6 +29,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from physml.assimilation.analysis import analyse as analyse
     from physml.assimilation.blue import BLUE as BLUE
     from physml.assimilation.blue import Analysis as Analysis
     from physml.assimilation.blue import leave_out as leave_out
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from physml.assimilation.covariance import fit_background_error as fit_background_error
     from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cycle import Cycle as Cycle
-    from physml.assimilation.cycle import analyse as analyse
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
@@ -51,7 +51,8 @@ _MODULES = {
     "observations": ("PointObservations", "bilinear", "observe", "random_positions"),
     "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
     "blue": ("BLUE", "Analysis", "leave_out"),
-    "cycle": ("Cycle", "analyse"),
+    "analysis": ("analyse",),
+    "cycle": ("Cycle",),
     "steps": ("RK4", "Euler", "Unrolled"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
