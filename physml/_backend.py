@@ -246,3 +246,23 @@ def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], An
         tape.watch(x)
         value = function(x)
     return value, lambda upstream: tape.gradient(value, x, output_gradients=upstream, unconnected_gradients="zero")
+
+
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of tensors that XLA compiles, inside a function that is traced already; on JAX it does so anyway."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True, autograph=False)
+    return function
+
+
+def constant(array: Any) -> Any:
+    """Return a NumPy array as a tensor of its own dtype."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.numpy.asarray(array)
+    import tensorflow as tf
+
+    return tf.constant(array)

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.operators import CallableObservations as CallableObservations
     from physml.assimilation.operators import LinearObservations as LinearObservations
+    from physml.assimilation.runner import Runner as Runner
+    from physml.assimilation.runner import drive as drive
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
@@ -65,6 +67,7 @@ _MODULES = {
     "blue": ("BLUE", "Analysis", "leave_out"),
     "analysis": ("analyse",),
     "cycle": ("Cycle",),
+    "runner": ("Runner", "drive"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
