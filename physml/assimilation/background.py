@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from physml.assimilation.times import refuse
+from physml.assimilation.observations import refuse
 
 
 class Background:

@@ -95,9 +95,7 @@ class GridObservations(Observations):
         if set(dims) != set(state.space):
             remedy = "rename the dimensions, or PointObservations for other places"
             refuse("GridObservations: not on the grid of the state", state.space, dims, remedy)
-        values, std = (
-            a.transpose(*([dim] if dim else []), *state.space).values for a in (self.values, self.error_std)
-        )
+        values, std = (a.transpose(*([dim] if dim else []), *state.space).values for a in (self.values, self.error_std))
         values, std = (a.reshape(-1 if dim else 1, int(np.prod(a.shape[bool(dim) :]))) for a in (values, std))
         if when is None and np.size(times) > 1:
             refuse("GridObservations: the observations have no time", "a time dimension", dims, "expand_dims(time=...)")

@@ -102,9 +102,7 @@ def bilinear(
     return Interpolation(index.astype("int32"), weights)
 
 
-def between(
-    axis: np.ndarray, x: np.ndarray, period: float | None, wrap: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def between(axis: np.ndarray, x: np.ndarray, period: float | None, wrap: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return the two neighbours of each x on an axis and their weights, ``[..., 2]``; zero beyond the outer cells."""
     order = np.argsort(axis)
     centres = axis[order]

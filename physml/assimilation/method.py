@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from keras import ops
 
-if TYPE_CHECKING:  # observations know methods, and backgrounds know observations
-    from physml.assimilation.background import Background
+from physml.assimilation.background import Background
 
 State: TypeAlias = dict[str, Any]
 """What goes from one call to the next: ``"ensemble" [N, n]`` and whatever else the method keeps, tensors all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,9 @@ class LinearObservations(_Series):
             channels = [state.channel(self, name) for name in named]
         else:
             channels = [state.channel(Observations(), name) for name in named]
-        columns, weights, which = [], [], []
+        columns: list[np.ndarray] = []
+        weights: list[np.ndarray] = []
+        which: list[np.ndarray] = []
         m = self.values.shape[1]
         for channel, matrix in zip(channels, named.values(), strict=True):
             h = scipy.sparse.csr_array(matrix)
@@ -123,10 +125,10 @@ class LinearObservations(_Series):
                 out.append(padded)
             which.append(np.full((m, width), channel))
         shape = (len(values), m, sum(c.shape[1] for c in columns))
-        cells, weight, channel = (np.concatenate(a, axis=1) for a in (columns, weights, which))
+        cells, weight, observed = (np.concatenate(a, axis=1) for a in (columns, weights, which))
         return linear_rows(
             state,
-            np.broadcast_to(channel, shape),
+            np.broadcast_to(observed, shape),
             values,
             std,
             np.broadcast_to(cells.astype("int64"), shape),

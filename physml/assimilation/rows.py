@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from keras import ops
 
-from physml.assimilation.method import Seen
-from physml.assimilation.method import rows as weighted_sums
 from physml.assimilation.times import duration, refuse, seconds
 from physml.assimilation.vector import StateVector
+
+if TYPE_CHECKING:  # labelled observations load no Keras
+    from physml.assimilation.method import Seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,8 @@ class Rows:
 
     def seen(self, first: int, last: int) -> Seen:
         """Return the rows from *first* to *last*, exclusive; beyond both ends of the run nothing is observed."""
+        from physml.assimilation.method import Seen
+
         count = len(self.values)
         at = np.arange(first, last)
         inside = (at >= 0) & (at < count)
@@ -52,6 +54,10 @@ class Rows:
 
     def observe(self, state: StateVector) -> Callable[[Any, Seen], Any]:
         """Return H, ``(x [N, n], seen at one time) -> [N, m]``."""
+        from keras import ops
+
+        from physml.assimilation.method import rows as weighted_sums
+
         if not self.functions:
             return weighted_sums
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from keras import ops
 
 from physml import grid
 from physml._errors import closest
-from physml.assimilation.method import Geometry
 from physml.assimilation.times import refuse
 from physml.provenance import same_units
+
+if TYPE_CHECKING:  # labelled observations load no Keras
+    from physml.assimilation.method import Geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class StateVector:
 
     @property
     def size(self) -> int:
-        """n."""
+        """Number n of elements."""
         return self._inside.size * len(self.names)
 
     def element(self, cell: Any, channel: Any) -> Any:
@@ -64,6 +65,8 @@ class StateVector:
             lead = fields.shape[: fields.ndim - len(self.space) - 1]
             flat = fields.reshape(*lead, self.wet.size, len(self.names))
             return flat[..., self._inside, :].reshape(*lead, self.size)
+        from keras import ops
+
         flat = ops.reshape(fields, (-1, self.wet.size, len(self.names)))
         flat = flat if self.wet.all() else ops.take(flat, self._inside, axis=1)
         return ops.reshape(flat, (-1, self.size))
@@ -74,6 +77,8 @@ class StateVector:
             out = np.full((*x.shape[:-1], self.wet.size, len(self.names)), dry, x.dtype)
             out[..., self._inside, :] = x.reshape(*x.shape[:-1], self._inside.size, len(self.names))
             return out.reshape(*x.shape[:-1], *self.wet.shape, len(self.names))
+        from keras import ops
+
         cells = ops.reshape(x, (-1, self._inside.size, len(self.names)))
         if not self.wet.all():
             cells = ops.take(cells, self._to_wet, axis=1)
@@ -117,6 +122,8 @@ class StateVector:
     @cached_property
     def geometry(self) -> Geometry:
         """Positions of the elements: on the sphere by latitude and longitude alone, else the coordinates themselves."""
+        from physml.assimilation.method import Geometry
+
         if self.horizontal:
             like = xr.DataArray(np.zeros(self.wet.shape), dims=self.space)
             lat, lon = (
