@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.cycle import analyse as analyse
+    from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "observations": ("PointObservations", "bilinear", "observe", "random_positions"),
     "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
+    "localisation": ("gaspari_cohn",),
     "blue": ("BLUE", "Analysis", "leave_out"),
     "cycle": ("Cycle", "analyse"),
     "steps": ("RK4", "Euler", "Unrolled"),
