@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.cycle import analyse as analyse
     from physml.assimilation.ensemble import ETKF as ETKF
+    from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "observations": ("PointObservations", "bilinear", "observe", "random_positions"),
     "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
+    "localisation": ("gaspari_cohn",),
     "blue": ("BLUE", "Analysis", "leave_out"),
     "cycle": ("Cycle", "analyse"),
     "ensemble": ("ETKF",),
