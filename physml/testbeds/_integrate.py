@@ -13,8 +13,6 @@ from physml._errors import describe
 
 Array = NDArray[np.float64]
 
-TIME = {"long_name": "model time", "units": "1"}
-
 
 def rk4(tendency: Callable[[Any], Any], x: Any, dt: float) -> Any:
     """Return the state one classical Runge-Kutta step of length *dt* later: x + dt (k1 + 2 k2 + 2 k3 + k4) / 6."""
@@ -54,7 +52,7 @@ def integrate(
     return kept
 
 
-def start(x: ArrayLike | None, rest: Array, seed: int, members: int | None, std: float) -> Array:
+def start(x: ArrayLike | None, rest: Array, seed: int, members: int | None, std: Any) -> Array:
     """Return the first state ``[*member, n]``: *x* or else *rest*, plus noise of *std* from the seed; one row for each member."""
     given = x is not None
     base = np.asarray(rest if x is None else x, np.float64)
@@ -67,9 +65,18 @@ def start(x: ArrayLike | None, rest: Array, seed: int, members: int | None, std:
     return base + std * rng.standard_normal((*(() if members is None else (members,)), rest.size))
 
 
-def times(n_steps: int, dt: float, every: int) -> xr.Variable:
-    """Return the times of a trajectory, in model time units."""
-    return xr.Variable("time", np.arange(0, n_steps + 1, every) * dt, TIME | {"axis": "T"})
+def labelled(fields: dict[str, tuple[tuple[str, ...], Array, str]], dt: float, every: int) -> xr.Dataset:
+    """Return trajectories ``[time, *member, *dims]``, by name with the dims and the long name, as a Dataset."""
+    out = {}
+    for name, (dims, values, long_name) in fields.items():
+        several = values.ndim == len(dims) + 2
+        lead = ("member", "time") if several else ("time",)
+        out[name] = ((*lead, *dims), np.moveaxis(values, 0, several), {"long_name": long_name, "units": "1"})
+    ds = xr.Dataset(out)
+    if "member" in ds.dims:
+        ds = ds.assign_coords(member=("member", np.arange(ds.sizes["member"]), {"standard_name": "realization"}))
+    elapsed = {"long_name": "model time", "units": "1", "axis": "T"}
+    return ds.assign_coords(time=("time", np.arange(ds.sizes["time"]) * every * dt, elapsed))
 
 
 def fail(what: str, expected: object, received: object, remedy: str) -> None:
