@@ -266,3 +266,41 @@ def constant(array: Any) -> Any:
     import tensorflow as tf
 
     return tf.constant(array)
+
+
+def scan(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
+    """Return the last carry and the stacked results of ``function(carry, x) -> (carry, y)`` along the first axis of *xs*.
+
+    Nested structures of tensors, None for an absent one; inside a traced function. Unlike ``keras.ops.scan``, y need not look
+    like the carry.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.lax.scan(function, carry, xs)
+    import tensorflow as tf
+
+    leaves = [x for x in tf.nest.flatten(xs) if x is not None]
+    length = int(leaves[0].shape[0])
+    body = tf.function(function, autograph=False)
+
+    def at(i: Any) -> Any:
+        return tf.nest.map_structure(lambda x: None if x is None else x[i], xs)
+
+    def spec(x: Any) -> Any:
+        return None if x is None else tf.TensorSpec(x.shape, x.dtype)
+
+    like = body.get_concrete_function(*tf.nest.map_structure(spec, (carry, at(0)))).structured_outputs[1]
+    told = [y for y in tf.nest.flatten(like) if y is not None]
+    arrays = [tf.TensorArray(y.dtype, size=length, element_shape=y.shape) for y in told]
+
+    def step(i: Any, carry: Any, arrays: Any) -> Any:
+        carry, y = body(carry, at(i))
+        found = [a for a in tf.nest.flatten(y) if a is not None]
+        return i + 1, carry, [a.write(i, v) for a, v in zip(arrays, found, strict=True)]
+
+    _, carry, arrays = tf.while_loop(
+        lambda i, *_: i < length, step, (0, carry, arrays), maximum_iterations=length, parallel_iterations=1
+    )
+    stacked = iter([a.stack() for a in arrays])
+    return carry, tf.nest.map_structure(lambda y: None if y is None else next(stacked), like)

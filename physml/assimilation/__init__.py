@@ -40,11 +40,13 @@ if TYPE_CHECKING:
     from physml.assimilation.covariance import fit_background_error as fit_background_error
     from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cycle import Cycle as Cycle
+    from physml.assimilation.ensemble import ETKF as ETKF
     from physml.assimilation.gridded import GridObservations as GridObservations
     from physml.assimilation.grids import bilinear as bilinear
     from physml.assimilation.grids import observe as observe
     from physml.assimilation.grids import random_positions as random_positions
     from physml.assimilation.joint import JointObservations as JointObservations
+    from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.operators import CallableObservations as CallableObservations
     from physml.assimilation.operators import LinearObservations as LinearObservations
@@ -64,9 +66,11 @@ _MODULES = {
     "superobbing": ("superob",),
     "grids": ("bilinear", "observe", "random_positions"),
     "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
+    "localisation": ("gaspari_cohn",),
     "blue": ("BLUE", "Analysis", "leave_out"),
     "analysis": ("analyse",),
     "cycle": ("Cycle",),
+    "ensemble": ("ETKF",),
     "runner": ("Runner", "drive"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from math import gcd
 from typing import Any
@@ -14,14 +15,17 @@ from keras import ops
 from physml import _backend, grid
 from physml.assimilation.background import Background, Dense
 from physml.assimilation.course import Course
-from physml.assimilation.labelling import Columns, Labels, finish
+from physml.assimilation.identity import digest
+from physml.assimilation.labelling import Labels, finish
 from physml.assimilation.layered import LayeredRun, prepare_rows, require_inside
 from physml.assimilation.method import Method, Problem
 from physml.assimilation.observations import PointObservations
 from physml.assimilation.rows import Observations
 from physml.assimilation.steps import forcing_at, pack, state_fields, valid_times
+from physml.assimilation.storing import check_target, write
 from physml.assimilation.times import refuse, seconds
 from physml.assimilation.vector import state_vector
+from physml.assimilation.workers import OverDask
 
 
 class Cycle:
@@ -107,6 +111,12 @@ class Cycle:
         dtype: str | None = None,
         seed: int = 0,
         members: bool = False,
+        to: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        chunk: int | None = None,
+        members_by: str = "batch",
+        workers: Any = None,
     ) -> xr.Dataset:
         """Return the run from *initial*, labelled with valid times.
 
@@ -139,6 +149,21 @@ class Cycle:
             Of the random numbers of a method.
         members
             Whether the members of the analysis are kept, ``<name>_members``.
+        to
+            ``*.zarr``: the run is written there chunk by chunk, in the memory of a chunk, and returned lazily. None: it is
+            returned in memory.
+        resume
+            Go on where an earlier call with the same arguments was stopped, with the same numbers bit for bit; begin where
+            there is nothing to go on with.
+        overwrite
+            Replace what is at *to*, and throw away what an earlier call left unless *resume*.
+        chunk
+            Number of analysis times in a chunk; by default a tenth of the run, but at most 32 MB.
+        members_by
+            ``"batch"``: all members in one batch, compiled. ``"dask"``: in parallel by dask, for steps too heavy for one
+            batch; not with methods that need a tangent linear or an adjoint.
+        workers
+            A ``distributed.Client`` for ``members_by="dask"``; None: threads.
 
         Returns
         -------
@@ -156,27 +181,24 @@ class Cycle:
         ValueError
             Where the state is missing on wet cells, units or grids differ, or observations lie outside the run.
         """
-        course = (steps, every, time_step)
-        if isinstance(self.analysis, Method):
-            with _backend.float64():
+        if members_by not in ("batch", "dask"):
+            refuse("Cycle: members_by is unknown", "'batch' or 'dask'", repr(members_by), "choose one")
+        target = None if to is None else check_target(to, resume=resume, overwrite=overwrite)
+        method = isinstance(self.analysis, Method)
+        dtype = dtype or (self._native() if method else "float32")
+        share = OverDask(self.step, workers, dtype) if members_by == "dask" else None
+        options = {"steps": steps, "every": every, "time_step": time_step, "tolerance": tolerance, "outside": outside}
+        with _backend.float64() if method or dtype == "float64" else contextlib.nullcontext():
+            if method:
                 run: Any = self.course(
-                    initial,
-                    observations,
-                    forcing,
-                    steps=steps,
-                    every=every,
-                    time_step=time_step,
-                    tolerance=tolerance,
-                    outside=outside,
-                    dtype=dtype,
-                    seed=seed,
-                    members=members,
+                    initial, observations, forcing, **options, dtype=dtype, seed=seed, members=members, share=share
                 )
-                return finish(run, collect(run))
-        dtype = dtype or "float32"
-        with _backend.float64() if dtype == "float64" else contextlib.nullcontext():
-            run = self._layered(initial, observations, forcing, course, tolerance, outside, dtype)
-            return finish(run, collect(run))
+            else:
+                run = self._layered(initial, observations, forcing, **options, dtype=dtype, step=share or self.step)
+            if target is None:
+                return finish(run)
+            key = run.identity() | {"cycle": digest([self.step, self.analysis, self.after, self.gross_error])}
+            return write(run, target, key, resume=resume, overwrite=overwrite, chunk=chunk)
 
     def course(
         self,
@@ -192,7 +214,7 @@ class Cycle:
         dtype: str | None = None,
         seed: int = 0,
         members: bool = False,
-        forward: Callable[[Any, Any], Any] | None = None,
+        share: OverDask | None = None,
     ) -> Course:
         """Return a run by a method, prepared and not yet run; arguments as for :meth:`run`."""
         method = self.analysis
@@ -230,7 +252,7 @@ class Cycle:
             self._action(steps),
             slots,
             units=next(iter(own))[1] if len({u for _, u in own}) == 1 else None,
-            late=method.lag,
+            late=getattr(method, "smoothing_lag", method.lag),
         )
         held = self._held(forcing, initial, fields, (member, space, wet), times, time)
 
@@ -239,7 +261,6 @@ class Cycle:
             assert held is not None
             return np.stack([held(number * every + i) for i in range(every)])
 
-        native = getattr(self.step, "compute_dtype", None) or "float64"
         problem = Problem(
             size=vector.size,
             propagate=lambda x, k: x,
@@ -256,14 +277,18 @@ class Cycle:
             rows,
             every,
             None if held is None else between,
-            dtype or ("float64" if native == "float64" else "float32"),
+            dtype or self._native(),
             problem,
             seed,
             members,
             self.fused,
             labels,
-            forward,
+            share,
         )
+
+    def _native(self) -> str:
+        """Return the type of the state that the step takes: that of a layer, but not below float32; else float64."""
+        return "float64" if getattr(self.step, "compute_dtype", "float64") == "float64" else "float32"
 
     def _fields(self, initial: xr.Dataset, method: Method) -> tuple[list[xr.DataArray], tuple[str, ...], Any]:
         space = self.space
@@ -307,24 +332,28 @@ class Cycle:
         initial: xr.Dataset,
         observations: Any,
         forcing: Any,
-        course: Any,
+        *,
+        steps: int | None,
+        every: int | None,
+        time_step: Any,
         tolerance: Any,
         outside: str,
         dtype: str,
+        step: Callable[..., Any],
     ) -> LayeredRun:
         fields, space, batch = state_fields(initial, self.state_names, self.space)
-        given, steps, every = None, course[0], course[1] or 1
+        given, every = None, every or 1
         if (self.analysis is None) != (observations is None):
             received = "one without the other"
             refuse("Cycle: analysis and observations belong together", "both, or neither", received, "pass both")
         if steps is None:
             if not isinstance(observations, Observations):
                 refuse("Cycle: the number of steps is not known", "steps", None, "pass steps=")
-            steps, every = self._course(initial, observations, (steps, every, course[2]))
+            steps, every = self._course(initial, observations, (steps, every, time_step))
         if not 1 <= every <= steps:
             refuse("Cycle: steps and every do not fit", "1 <= every <= steps", f"{every}, {steps}", "pass every=1")
         wet = self._mask(initial, fields[0], space)
-        times, time = valid_times(initial, self.step, steps, course[2])
+        times, time = valid_times(initial, self.step, steps, time_step)
         packed = pack(fields, (*batch, *space), wet, "the initial state")
         x = ops.convert_to_tensor((packed if batch else packed[None]).astype(dtype))
         k, counts = self._observed(observations), dict[str, int]()
@@ -350,9 +379,7 @@ class Cycle:
         def forced(n: int) -> Any:
             return None if held is None else ops.convert_to_tensor(held(n).astype(dtype))
 
-        return LayeredRun(
-            self.step, self.analysis, self.after, x, forced, given, k, every, steps, self.gross_error, labels
-        )
+        return LayeredRun(step, self.analysis, self.after, x, forced, given, k, every, steps, self.gross_error, labels)
 
     def _held(
         self, forcing: Any, initial: xr.Dataset, fields: Any, layout: Any, times: np.ndarray, time: str
@@ -398,15 +425,6 @@ class Cycle:
 
     def _action(self, steps: int) -> str:
         return f"{steps} steps of {_name(self.step)} with {_name(self.analysis)}"
-
-
-def collect(run: Any) -> Columns:
-    """Return all that a run tells."""
-    state, told = run.start(), []
-    for number in range(run.portions):
-        state, columns = run.advance(number, state)
-        told.append(columns)
-    return {name: np.concatenate([t[name] for t in told]) for name in told[0]}
 
 
 def _bound(error: Any) -> Background:

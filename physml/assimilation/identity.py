@@ -62,8 +62,20 @@ def _attributes(thing: Any) -> dict[str, Any]:
     """Return what the user gave an object; what Keras counts from one process to the next is not among it."""
     own = {k: v for k, v in getattr(thing, "__dict__", {}).items() if not k.startswith("_")}
     plain = (bool, int, float, np.ndarray, np.generic, Mapping, tuple)
-    keep = {k: v for k, v in own.items() if k not in COUNTED and (isinstance(v, plain) or callable(v) or is_dataclass(v))}
+    keep = {
+        k: v for k, v in own.items() if k not in COUNTED and (isinstance(v, plain) or callable(v) or is_dataclass(v))
+    }
     return {k: v for k, v in keep.items() if not hasattr(v, "__self__")}
 
 
-COUNTED = ("name", "dtype_policy", "supports_jit", "built", "autocast", "input_spec", "optimizer", "loss", "quantization_mode")
+COUNTED = (
+    "name",
+    "dtype_policy",
+    "supports_jit",
+    "built",
+    "autocast",
+    "input_spec",
+    "optimizer",
+    "loss",
+    "quantization_mode",
+)

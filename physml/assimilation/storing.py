@@ -16,7 +16,7 @@ from keras import ops
 
 from physml._atomic import put
 from physml._errors import describe
-from physml.assimilation.labelling import SMOOTHED, Columns, Labels
+from physml.assimilation.labelling import Columns, Labels
 from physml.assimilation.times import refuse
 from physml.provenance import stamp
 
@@ -93,12 +93,12 @@ class _Writer:
         self.state: Any = None
         self.buffers: dict[str, list[np.ndarray]] = {}
         self.written: dict[str, int] = {}
+        self.dims: dict[str, list[str]] = {}
         self.saved: str | None = None
         if found is None:
             return
-        for name in ("next", "rejected", "written", "chunk", "saved"):
+        for name in ("next", "rejected", "written", "dims", "chunk", "saved"):
             setattr(self, name, found[name])
-        self.labels.action = found["action"]
         with np.load(partial / found["saved"]) as arrays:
             parts = {name: arrays[name] for name in arrays.files}
         self.state = {k[6:]: ops.convert_to_tensor(v) for k, v in parts.items() if k.startswith("state/")}
@@ -116,10 +116,13 @@ class _Writer:
             self.next += 1
             if self.chunk is None:
                 self.chunk = self._chunk(columns)
-            if rows >= self.chunk or self.next == self.run.portions:
+            last = self.next == self.run.portions
+            if rows >= self.chunk or last:
                 self._take({k: np.concatenate([t[k] for t in told]) for k in told[0]})
                 told, rows = [], 0
-                self._flush(self.next == self.run.portions)
+                if last and (tail := self.run.tail(state)):
+                    self._take(tail)
+                self._flush(last)
                 self._save(state)
         self._attributes()
 
@@ -135,9 +138,7 @@ class _Writer:
             self._create(variables)
         for name, variable in variables.items():
             self.buffers.setdefault(name, []).append(variable.values)
-
-    def _late(self, name: str) -> int:
-        return self.labels.late if name.endswith(SMOOTHED) else 0
+            self.dims[name] = [str(d) for d in variable.dims]
 
     def _create(self, variables: Mapping[str, xr.Variable]) -> None:
         """Make the store, all of it missing, with its labels."""
@@ -154,43 +155,37 @@ class _Writer:
         os.replace(made, self.partial / STORE)
 
     def _flush(self, last: bool) -> None:
-        """Write whole chunks; at the end what is left, and nothing for what no later analysis has smoothed."""
-        size = len(self.labels.times)
+        """Write whole chunks; at the end what is left. What is never told of stays missing."""
+        ready: dict[tuple[int, int], dict[str, Any]] = {}
         for name, parts in self.buffers.items():
             values = np.concatenate(parts)
-            done = self.written.get(name, -self._late(name))
+            done = self.written.get(name, -self.labels.late_by(name))
             # Fields of before the start are dropped.
             drop = min(max(-done, 0), len(values))
             values, done = values[drop:], done + drop
-            ready = len(values) if last else len(values) // self.chunk * self.chunk
-            if done >= 0 and ready:
-                region = {self.labels.time: slice(done, min(done + ready, size))}
-                dims = self._dims(name)
-                xr.Dataset({name: (dims, values[:ready])}).to_zarr(
-                    self.partial / STORE, region=region, consolidated=False
-                )
-                done, values = done + ready, values[ready:]
+            rows = len(values) if last else len(values) // self.chunk * self.chunk
+            if done >= 0 and rows:
+                ready.setdefault((done, done + rows), {})[name] = (self.dims[name], values[:rows])
+                done, values = done + rows, values[rows:]
             self.buffers[name], self.written[name] = [values], done
-
-    def _dims(self, name: str) -> tuple[str, ...]:
-        import zarr
-
-        return tuple(zarr.open_group(self.partial / STORE, mode="r")[name].metadata.dimension_names)
+        for (start, stop), variables in ready.items():
+            region = {self.labels.time: slice(start, stop)}
+            xr.Dataset(variables).to_zarr(self.partial / STORE, region=region, consolidated=False)
 
     def _save(self, state: Mapping[str, Any]) -> None:
         """Keep the state and what is not yet written; the old one goes once the new one is named."""
         name = f"state-{self.next}.npz"
         arrays = {f"state/{k}": ops.convert_to_numpy(v) for k, v in state.items()}
         arrays |= {f"buffer/{k}": np.concatenate(v) for k, v in self.buffers.items()}
-        np.savez(self.partial / name, **arrays)  # type: ignore[arg-type]
+        np.savez(self.partial / name, **arrays)
         progress = {
             "key": self.key,
             "next": self.next,
             "rejected": self.rejected,
             "written": self.written,
+            "dims": self.dims,
             "chunk": self.chunk,
             "saved": name,
-            "action": self.labels.action,
         }
         made = self.partial / (PROGRESS + ".new")
         made.write_text(json.dumps(progress))
