@@ -193,7 +193,7 @@ class Course:
     def label(self, columns: Columns) -> dict[str, Any]:
         """Return variables of the output."""
         labels, out = self.labels, {}
-        one = labels.members is None
+        one = not self.method.ensemble and labels.members is None
 
         def fields(key: str, channel: int) -> np.ndarray:
             values = columns[key][:, 0] if one and columns[key].ndim == 3 else columns[key]

@@ -245,7 +245,7 @@ class Cycle:
             time,
             times[at],
             space,
-            member[0] if member and not method.ensemble else None,
+            member[0] if member else None,
             fields,
             wet,
             {**initial.attrs, **counts},
