@@ -59,7 +59,7 @@ def _update(problem: Problem, background: Any, seen: Seen, prior: Any, hb: Any, 
     half, y = both[..., :-1], both[..., -1:]
     analysis = background + ops.matmul(ops.swapaxes(half, -1, -2), y)[..., 0]
     used = ops.sum(ops.cast(screened.valid, "float64"))
-    chi2 = _backend.mean(ops.sum(y * y, axis=(-2, -1))) / ops.where(used > 0, used, np.nan)
+    chi2 = _backend.mean(ops.sum(y * y, axis=(-2, -1)), axis=0) / ops.where(used > 0, used, np.nan)
     innovation = ops.where(seen.valid, innovation, np.nan)
     return _Update(analysis, half, innovation, innovation_std, chi2, used, rejected)
 
