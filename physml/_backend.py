@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -213,7 +214,8 @@ def traced(
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=fused or None, autograph=False)
+        # A partial has no code object by which TensorFlow would take all functions made by one line for one, and warn of it.
+        return tf.function(functools.partial(function), jit_compile=fused or None, autograph=False)
     return function
 
 
@@ -253,7 +255,7 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=True, autograph=False)
+        return tf.function(functools.partial(function), jit_compile=True, autograph=False)
     return function
 
 
@@ -271,7 +273,7 @@ def scan(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -
 
     leaves = [x for x in tf.nest.flatten(xs) if x is not None]
     length = int(leaves[0].shape[0])
-    body = tf.function(function, autograph=False)
+    body = tf.function(functools.partial(function), autograph=False)
 
     def at(i: Any) -> Any:
         return tf.nest.map_structure(lambda x: None if x is None else x[i], xs)
