@@ -29,14 +29,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from physml.assimilation.background import Background as Background
+    from physml.assimilation.background import bind as bind
+    from physml.assimilation.background import draw as draw
     from physml.assimilation.blue import BLUE as BLUE
     from physml.assimilation.blue import Analysis as Analysis
     from physml.assimilation.blue import leave_out as leave_out
+    from physml.assimilation.combine import Dense as Dense
+    from physml.assimilation.combine import Ensemble as Ensemble
+    from physml.assimilation.combine import Hybrid as Hybrid
+    from physml.assimilation.combine import Sum as Sum
     from physml.assimilation.covariance import Diagonal as Diagonal
+    from physml.assimilation.covariance import GaspariCohn as GaspariCohn
     from physml.assimilation.covariance import Gaussian as Gaussian
     from physml.assimilation.covariance import Matern as Matern
-    from physml.assimilation.covariance import fit_background_error as fit_background_error
-    from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.cycle import analyse as analyse
     from physml.assimilation.ensemble import ETKF as ETKF
@@ -47,7 +53,14 @@ if TYPE_CHECKING:
     from physml.assimilation.kalman import Kalman as Kalman
     from physml.assimilation.kalman import OptimalInterpolation as OptimalInterpolation
     from physml.assimilation.letkf import LETKF as LETKF
+    from physml.assimilation.diffusion import Diffusion as Diffusion
+    from physml.assimilation.likelihood import fit_background_error as fit_background_error
+    from physml.assimilation.likelihood import innovation_likelihood as innovation_likelihood
     from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
+    from physml.assimilation.multivariate import Balance as Balance
+    from physml.assimilation.multivariate import Blocks as Blocks
+    from physml.assimilation.multivariate import Kronecker as Kronecker
+    from physml.assimilation.multivariate import Regression as Regression
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
@@ -55,13 +68,20 @@ if TYPE_CHECKING:
     from physml.assimilation.runner import Runner as Runner
     from physml.assimilation.runner import drive as drive
     from physml.assimilation.smoother import EnKS as EnKS
+    from physml.assimilation.plane import Plane as Plane
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
 
 _MODULES = {
     "observations": ("PointObservations", "bilinear", "observe", "random_positions"),
-    "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
+    "background": ("Background", "bind", "draw"),
+    "covariance": ("Diagonal", "GaspariCohn", "Gaussian", "Matern"),
+    "combine": ("Dense", "Ensemble", "Hybrid", "Sum"),
+    "multivariate": ("Balance", "Blocks", "Kronecker", "Regression"),
+    "plane": ("Plane",),
+    "diffusion": ("Diffusion",),
+    "likelihood": ("fit_background_error", "innovation_likelihood"),
     "localisation": ("gaspari_cohn",),
     "blue": ("BLUE", "Analysis", "leave_out"),
     "cycle": ("Cycle", "analyse"),
