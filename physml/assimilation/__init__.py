@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.cycle import analyse as analyse
+    from physml.assimilation.lyapunov import kaplan_yorke as kaplan_yorke
+    from physml.assimilation.lyapunov import lyapunov_spectrum as lyapunov_spectrum
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
@@ -52,6 +54,7 @@ _MODULES = {
     "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
     "blue": ("BLUE", "Analysis", "leave_out"),
     "cycle": ("Cycle", "analyse"),
+    "lyapunov": ("kaplan_yorke", "lyapunov_spectrum"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
