@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from physml.assimilation.blue import BLUE as BLUE
     from physml.assimilation.blue import Analysis as Analysis
     from physml.assimilation.blue import leave_out as leave_out
+    from physml.assimilation.consistency import chi_square as chi_square
+    from physml.assimilation.consistency import desroziers as desroziers
+    from physml.assimilation.consistency import dfs as dfs
+    from physml.assimilation.consistency import influence as influence
     from physml.assimilation.covariance import Diagonal as Diagonal
     from physml.assimilation.covariance import Gaussian as Gaussian
     from physml.assimilation.covariance import Matern as Matern
@@ -39,12 +43,17 @@ if TYPE_CHECKING:
     from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.cycle import analyse as analyse
+    from physml.assimilation.diagnostics import crps as crps
+    from physml.assimilation.diagnostics import rank_histogram as rank_histogram
+    from physml.assimilation.diagnostics import spread_skill as spread_skill
+    from physml.assimilation.horizon import forecast_skill_horizon as forecast_skill_horizon
     from physml.assimilation.lyapunov import kaplan_yorke as kaplan_yorke
     from physml.assimilation.lyapunov import lyapunov_spectrum as lyapunov_spectrum
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
     from physml.assimilation.observations import random_positions as random_positions
+    from physml.assimilation.spectrum import power_spectrum as power_spectrum
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
@@ -54,6 +63,10 @@ _MODULES = {
     "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
     "blue": ("BLUE", "Analysis", "leave_out"),
     "cycle": ("Cycle", "analyse"),
+    "diagnostics": ("crps", "rank_histogram", "spread_skill"),
+    "horizon": ("forecast_skill_horizon",),
+    "consistency": ("chi_square", "desroziers", "dfs", "influence"),
+    "spectrum": ("power_spectrum",),
     "lyapunov": ("kaplan_yorke", "lyapunov_spectrum"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }
