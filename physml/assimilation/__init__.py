@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from physml.assimilation.combine import Ensemble as Ensemble
     from physml.assimilation.combine import Hybrid as Hybrid
     from physml.assimilation.combine import Sum as Sum
+    from physml.assimilation.consistency import chi_square as chi_square
+    from physml.assimilation.consistency import desroziers as desroziers
+    from physml.assimilation.consistency import dfs as dfs
+    from physml.assimilation.consistency import influence as influence
     from physml.assimilation.covariance import Diagonal as Diagonal
     from physml.assimilation.covariance import GaspariCohn as GaspariCohn
     from physml.assimilation.covariance import Gaussian as Gaussian
@@ -61,6 +65,12 @@ if TYPE_CHECKING:
     from physml.assimilation.multivariate import Blocks as Blocks
     from physml.assimilation.multivariate import Kronecker as Kronecker
     from physml.assimilation.multivariate import Regression as Regression
+    from physml.assimilation.diagnostics import crps as crps
+    from physml.assimilation.diagnostics import rank_histogram as rank_histogram
+    from physml.assimilation.diagnostics import spread_skill as spread_skill
+    from physml.assimilation.horizon import forecast_skill_horizon as forecast_skill_horizon
+    from physml.assimilation.lyapunov import kaplan_yorke as kaplan_yorke
+    from physml.assimilation.lyapunov import lyapunov_spectrum as lyapunov_spectrum
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
@@ -69,6 +79,7 @@ if TYPE_CHECKING:
     from physml.assimilation.runner import drive as drive
     from physml.assimilation.smoother import EnKS as EnKS
     from physml.assimilation.plane import Plane as Plane
+    from physml.assimilation.spectrum import power_spectrum as power_spectrum
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
@@ -91,6 +102,11 @@ _MODULES = {
     "finite_size": ("EnKFN",),
     "smoother": ("EnKS",),
     "runner": ("Runner", "drive"),
+    "diagnostics": ("crps", "rank_histogram", "spread_skill"),
+    "horizon": ("forecast_skill_horizon",),
+    "consistency": ("chi_square", "desroziers", "dfs", "influence"),
+    "spectrum": ("power_spectrum",),
+    "lyapunov": ("kaplan_yorke", "lyapunov_spectrum"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
