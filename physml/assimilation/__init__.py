@@ -49,36 +49,36 @@ if TYPE_CHECKING:
     from physml.assimilation.covariance import Matern as Matern
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.cycle import analyse as analyse
+    from physml.assimilation.diagnostics import crps as crps
+    from physml.assimilation.diagnostics import rank_histogram as rank_histogram
+    from physml.assimilation.diagnostics import spread_skill as spread_skill
+    from physml.assimilation.diffusion import Diffusion as Diffusion
     from physml.assimilation.ensemble import ETKF as ETKF
     from physml.assimilation.ensemble import EnKF as EnKF
     from physml.assimilation.ensemble import EnSRF as EnSRF
     from physml.assimilation.finite_size import EnKFN as EnKFN
+    from physml.assimilation.horizon import forecast_skill_horizon as forecast_skill_horizon
     from physml.assimilation.kalman import ExtendedKalman as ExtendedKalman
     from physml.assimilation.kalman import Kalman as Kalman
     from physml.assimilation.kalman import OptimalInterpolation as OptimalInterpolation
     from physml.assimilation.letkf import LETKF as LETKF
-    from physml.assimilation.diffusion import Diffusion as Diffusion
     from physml.assimilation.likelihood import fit_background_error as fit_background_error
     from physml.assimilation.likelihood import innovation_likelihood as innovation_likelihood
     from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
+    from physml.assimilation.lyapunov import kaplan_yorke as kaplan_yorke
+    from physml.assimilation.lyapunov import lyapunov_spectrum as lyapunov_spectrum
     from physml.assimilation.multivariate import Balance as Balance
     from physml.assimilation.multivariate import Blocks as Blocks
     from physml.assimilation.multivariate import Kronecker as Kronecker
     from physml.assimilation.multivariate import Regression as Regression
-    from physml.assimilation.diagnostics import crps as crps
-    from physml.assimilation.diagnostics import rank_histogram as rank_histogram
-    from physml.assimilation.diagnostics import spread_skill as spread_skill
-    from physml.assimilation.horizon import forecast_skill_horizon as forecast_skill_horizon
-    from physml.assimilation.lyapunov import kaplan_yorke as kaplan_yorke
-    from physml.assimilation.lyapunov import lyapunov_spectrum as lyapunov_spectrum
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
     from physml.assimilation.observations import random_positions as random_positions
+    from physml.assimilation.plane import Plane as Plane
     from physml.assimilation.runner import Runner as Runner
     from physml.assimilation.runner import drive as drive
     from physml.assimilation.smoother import EnKS as EnKS
-    from physml.assimilation.plane import Plane as Plane
     from physml.assimilation.spectrum import power_spectrum as power_spectrum
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
