@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -311,7 +312,8 @@ def traced(
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=fused or None, autograph=False)
+        # A partial has no code object by which TensorFlow would take all functions made by one line for one, and warn of it.
+        return tf.function(functools.partial(function), jit_compile=fused or None, autograph=False)
     return function
 
 
@@ -351,19 +353,8 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=True, autograph=False)
+        return tf.function(functools.partial(function), jit_compile=True, autograph=False)
     return function
-
-
-def constant(array: Any) -> Any:
-    """Return a NumPy array as a tensor of its own dtype."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.numpy.asarray(array)
-    import tensorflow as tf
-
-    return tf.constant(array)
 
 
 def scan(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
@@ -380,7 +371,7 @@ def scan(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -
 
     leaves = [x for x in tf.nest.flatten(xs) if x is not None]
     length = int(leaves[0].shape[0])
-    body = tf.function(function, autograph=False)
+    body = tf.function(functools.partial(function), autograph=False)
 
     def at(i: Any) -> Any:
         return tf.nest.map_structure(lambda x: None if x is None else x[i], xs)
@@ -402,3 +393,8 @@ def scan(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -
     )
     stacked = iter([a.stack() for a in arrays])
     return carry, tf.nest.map_structure(lambda y: None if y is None else next(stacked), like)
+
+
+def mean(x: Any, axis: int, keepdims: bool = False) -> Any:
+    """Return the mean along an axis in the dtype of *x*: ``keras.ops.mean`` computes it in float32 on JAX."""
+    return keras.ops.sum(x, axis=axis, keepdims=keepdims) / x.shape[axis]

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from physml.assimilation.combine import Ensemble as Ensemble
     from physml.assimilation.combine import Hybrid as Hybrid
     from physml.assimilation.combine import Sum as Sum
+    from physml.assimilation.consistency import chi_square as chi_square
+    from physml.assimilation.consistency import desroziers as desroziers
+    from physml.assimilation.consistency import dfs as dfs
+    from physml.assimilation.consistency import influence as influence
     from physml.assimilation.covariance import Diagonal as Diagonal
     from physml.assimilation.covariance import GaspariCohn as GaspariCohn
     from physml.assimilation.covariance import Gaussian as Gaussian
@@ -53,9 +57,22 @@ if TYPE_CHECKING:
     from physml.assimilation.grids import observe as observe
     from physml.assimilation.grids import random_positions as random_positions
     from physml.assimilation.joint import JointObservations as JointObservations
+    from physml.assimilation.diagnostics import crps as crps
+    from physml.assimilation.diagnostics import rank_histogram as rank_histogram
+    from physml.assimilation.diagnostics import spread_skill as spread_skill
+    from physml.assimilation.ensemble import EnKF as EnKF
+    from physml.assimilation.ensemble import EnSRF as EnSRF
+    from physml.assimilation.finite_size import EnKFN as EnKFN
+    from physml.assimilation.horizon import forecast_skill_horizon as forecast_skill_horizon
+    from physml.assimilation.kalman import ExtendedKalman as ExtendedKalman
+    from physml.assimilation.kalman import Kalman as Kalman
+    from physml.assimilation.kalman import OptimalInterpolation as OptimalInterpolation
+    from physml.assimilation.letkf import LETKF as LETKF
     from physml.assimilation.likelihood import fit_background_error as fit_background_error
     from physml.assimilation.likelihood import innovation_likelihood as innovation_likelihood
     from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
+    from physml.assimilation.lyapunov import kaplan_yorke as kaplan_yorke
+    from physml.assimilation.lyapunov import lyapunov_spectrum as lyapunov_spectrum
     from physml.assimilation.multivariate import Balance as Balance
     from physml.assimilation.multivariate import Blocks as Blocks
     from physml.assimilation.multivariate import Kronecker as Kronecker
@@ -66,6 +83,8 @@ if TYPE_CHECKING:
     from physml.assimilation.plane import Plane as Plane
     from physml.assimilation.runner import Runner as Runner
     from physml.assimilation.runner import drive as drive
+    from physml.assimilation.smoother import EnKS as EnKS
+    from physml.assimilation.spectrum import power_spectrum as power_spectrum
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
@@ -91,7 +110,17 @@ _MODULES = {
     "analysis": ("analyse",),
     "cycle": ("Cycle",),
     "ensemble": ("ETKF",),
+    "kalman": ("Kalman", "ExtendedKalman", "OptimalInterpolation"),
+    "ensemble": ("EnKF", "EnSRF", "ETKF"),
+    "letkf": ("LETKF",),
+    "finite_size": ("EnKFN",),
+    "smoother": ("EnKS",),
     "runner": ("Runner", "drive"),
+    "diagnostics": ("crps", "rank_histogram", "spread_skill"),
+    "horizon": ("forecast_skill_horizon",),
+    "consistency": ("chi_square", "desroziers", "dfs", "influence"),
+    "spectrum": ("power_spectrum",),
+    "lyapunov": ("kaplan_yorke", "lyapunov_spectrum"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from keras import ops
@@ -22,6 +22,9 @@ from physml.assimilation.workers import OverDask
 
 BLOCK_BYTES, LONGEST = 32e6, 40
 """Size of what goes in and out of one compiled loop [bytes], and the largest number of calls in it."""
+
+UNROLLED = 4
+"""Up to so many steps between analyses are written out; XLA takes minutes to compile fifty."""
 
 
 class Course:
@@ -99,12 +102,19 @@ class Course:
         state = ops.cast(self.vector.fields(x), self.dtype)
         if self.share is not None:
             return ops.cast(self.vector.vector(self.share.steps(state, self.every, held)), "float64")
-        for i in range(self.every):
-            now = None
-            if held is not None:
-                now = ops.cast(held[i], self.dtype)
+
+        def forward(state: Any, now: Any) -> Any:
+            if now is not None:
+                now = ops.cast(now, self.dtype)
                 now = ops.broadcast_to(now, (state.shape[0], *now.shape[1:]))
-            state = evaluate(self.step, state, now)
+            return evaluate(self.step, state, now)
+
+        if self.compiled and self.every > UNROLLED:
+            xs = {"count": ops.zeros((self.every,)), "held": held}
+            state, _ = _backend.scan(lambda s, x: (forward(s, x["held"]), x["count"]), state, xs)
+        else:
+            for i in range(self.every):
+                state = forward(state, None if held is None else held[i])
         return ops.cast(self.vector.vector(state), "float64")
 
     def problem(self, inputs: Any = None) -> Problem:
@@ -153,7 +163,13 @@ class Course:
         if self.compiled:
             several = Seen(*[None if a[0] is None else np.stack(a) for a in zip(*seen, strict=True)])
             drawn = {name: np.stack([d[name] for d in draws]) for name in draws[0]}
-            state, told = self.runner.calls(state, several, drawn, None if self.held is None else np.stack(inputs))
+            try:
+                after, told = self.runner.calls(state, several, drawn, None if self.held is None else np.stack(inputs))
+            except Exception:
+                # Eigenvalues and Cholesky factors of NaN fail before the output can be looked at.
+                self._require_finite(state, calls)
+                raise
+            state = after
         else:
             with _backend.float64():
                 state, told = self.runner.method(
@@ -169,9 +185,21 @@ class Course:
         forecast = columns["forecast_mean" if "forecast_mean" in columns else "forecast"]
         bad = ~np.isfinite(forecast[:inside].reshape(inside, -1)).all(axis=1)
         if bad.any():
-            what = f"the forecast is not finite at the analysis of {self.labels.times[first + int(bad.argmax())]}"
-            refuse(what, "finite values", "NaN or inf", "look at a free run, or at the inflation")
+            self._refuse(first + int(bad.argmax()))
         return state, {name: value[:inside] for name, value in columns.items()}
+
+    def _require_finite(self, state: State, calls: list[tuple[int, int, int, int]]) -> None:
+        """Refuse the first forecast that is not finite, by going through a block call by call."""
+        for number, start, stop, count in calls:
+            inputs = self.inputs(start, stop)
+            x = ops.convert_to_numpy(self.propagate(state["ensemble"], None if inputs is None else inputs[0]))
+            if not np.isfinite(x).all():
+                self._refuse(stop - count)
+            state, _ = self.runner.call(state, self.seen(start, stop), self.draws(number), inputs)
+
+    def _refuse(self, time: int) -> NoReturn:
+        what = f"the forecast is not finite at the analysis of {self.labels.times[time]}"
+        refuse(what, "finite values", "NaN or inf", "look at a free run, or at the inflation")
 
     def tail(self, state: State) -> Columns:
         """Return what is told after the last call: the last times of a smoother, as smoothed as they get."""

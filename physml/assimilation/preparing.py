@@ -218,7 +218,7 @@ def _course(
             begin, end = seconds(pair)
             n = np.rint((seconds(given, like=pair) - begin) / (end - begin)).astype("int64")
             every = every or max(1, gcd(*map(int, np.unique(n[n > 0]))))
-            steps = max(every, int(n.max())) if steps is None else steps
+            steps = int(n.max()) if steps is None else steps
     if not 1 <= every <= steps:
         refuse("Cycle: steps and every do not fit", "1 <= every <= steps", f"{every}, {steps}", "pass every=1")
     return steps, every
