@@ -50,20 +50,20 @@ if TYPE_CHECKING:
     from physml.assimilation.covariance import Gaussian as Gaussian
     from physml.assimilation.covariance import Matern as Matern
     from physml.assimilation.cycle import Cycle as Cycle
+    from physml.assimilation.diagnostics import crps as crps
+    from physml.assimilation.diagnostics import rank_histogram as rank_histogram
+    from physml.assimilation.diagnostics import spread_skill as spread_skill
     from physml.assimilation.diffusion import Diffusion as Diffusion
     from physml.assimilation.ensemble import ETKF as ETKF
+    from physml.assimilation.ensemble import EnKF as EnKF
+    from physml.assimilation.ensemble import EnSRF as EnSRF
+    from physml.assimilation.finite_size import EnKFN as EnKFN
     from physml.assimilation.gridded import GridObservations as GridObservations
     from physml.assimilation.grids import bilinear as bilinear
     from physml.assimilation.grids import observe as observe
     from physml.assimilation.grids import random_positions as random_positions
-    from physml.assimilation.joint import JointObservations as JointObservations
-    from physml.assimilation.diagnostics import crps as crps
-    from physml.assimilation.diagnostics import rank_histogram as rank_histogram
-    from physml.assimilation.diagnostics import spread_skill as spread_skill
-    from physml.assimilation.ensemble import EnKF as EnKF
-    from physml.assimilation.ensemble import EnSRF as EnSRF
-    from physml.assimilation.finite_size import EnKFN as EnKFN
     from physml.assimilation.horizon import forecast_skill_horizon as forecast_skill_horizon
+    from physml.assimilation.joint import JointObservations as JointObservations
     from physml.assimilation.kalman import ExtendedKalman as ExtendedKalman
     from physml.assimilation.kalman import Kalman as Kalman
     from physml.assimilation.kalman import OptimalInterpolation as OptimalInterpolation
@@ -109,7 +109,6 @@ _MODULES = {
     "blue": ("BLUE", "Analysis", "leave_out"),
     "analysis": ("analyse",),
     "cycle": ("Cycle",),
-    "ensemble": ("ETKF",),
     "kalman": ("Kalman", "ExtendedKalman", "OptimalInterpolation"),
     "ensemble": ("EnKF", "EnSRF", "ETKF"),
     "letkf": ("LETKF",),

@@ -54,6 +54,9 @@ class Course:
         Whether XLA compiles the propagation on TensorFlow.
     labels
         Names of the output.
+    chunk
+        Number of analysis times that are written together; no more are gone through in one compiled loop. 0: a tenth of the
+        run. None: nothing is written.
     share
         The step on blocks of members by dask, which cannot be compiled; None: one batch.
     """
@@ -75,6 +78,7 @@ class Course:
         fused: bool,
         labels: Labels,
         share: OverDask | None = None,
+        chunk: int | None = None,
     ) -> None:
         self.step, self.method, self.after, self.vector, self.ensemble = step, method, after, vector, ensemble
         self.rows, self.every, self.held, self.dtype, self.labels = rows, every, held, dtype, labels
@@ -86,7 +90,11 @@ class Course:
         windows = method.first + method.count * max(0, -(-(len(rows.values) - method.first) // method.count))
         # Beyond the last time nothing is observed, and nothing is told.
         self.windows = list(self.runner.windows(windows))
-        longest = 1 if not self.compiled else int(np.clip(BLOCK_BYTES // max(1, self._bytes(members)), 1, LONGEST))
+        longest = 1
+        if self.compiled:
+            fits = int(BLOCK_BYTES // max(1, self._bytes(members)))
+            stored = LONGEST if chunk is None else (chunk or -(-len(rows.values) // 10)) // method.count
+            longest = max(1, min(LONGEST, fits, stored))
         self.blocks = list(_blocks(self.windows, longest))
         self.portions = len(self.blocks)
 

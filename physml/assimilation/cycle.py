@@ -181,17 +181,23 @@ class Cycle:
         method = isinstance(self.analysis, Method)
         dtype = dtype or (native(self.step) if method else "float32")
         share = OverDask(self.step, workers, dtype) if members_by == "dask" else None
-        options = {"steps": steps, "every": every, "time_step": time_step, "tolerance": tolerance, "outside": outside}
+        options: dict[str, Any] = {
+            "steps": steps,
+            "every": every,
+            "time_step": time_step,
+            "tolerance": tolerance,
+            "outside": outside,
+        }
         with _backend.float64() if method or dtype == "float64" else contextlib.nullcontext():
             if method:
-                run: Any = self.course(
-                    initial, observations, forcing, **options, dtype=dtype, seed=seed, members=members, share=share
-                )
+                options |= {"seed": seed, "members": members, "chunk": None if to is None else chunk or 0}
+                run: Any = self.course(initial, observations, forcing, **options, dtype=dtype, share=share)
             else:
                 run = layered_of(self, initial, observations, forcing, **options, dtype=dtype, step=share or self.step)
             if target is None:
                 return finish(run)
-            key = run.identity() | {"cycle": digest([self.step, self.analysis, self.after, self.gross_error])}
+            parts = [self.step, self.analysis, self.after, self.gross_error, self.model_error, self.fused, members_by]
+            key = run.identity() | {"cycle": digest(parts)}
             return write(run, target, key, resume=resume, overwrite=overwrite, chunk=chunk)
 
     def course(
@@ -209,6 +215,7 @@ class Cycle:
         seed: int = 0,
         members: bool = False,
         share: OverDask | None = None,
+        chunk: int | None = None,
     ) -> Course:
         """Return a run by a method, prepared and not yet run; arguments as for :meth:`run`.
 
@@ -229,4 +236,5 @@ class Cycle:
             seed=seed,
             members=members,
             share=share,
+            chunk=chunk,
         )

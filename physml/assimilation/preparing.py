@@ -58,6 +58,7 @@ def course_of(
     seed: int,
     members: bool,
     share: OverDask | None,
+    chunk: int | None,
 ) -> Course:
     """Return a run by a method; arguments as for :meth:`Cycle.run`."""
     _require_pair(cycle, observations)
@@ -106,6 +107,7 @@ def course_of(
         cycle.fused,
         _labels(cycle, initial, start, time, analyses, rows, steps),
         share,
+        chunk,
     )
 
 

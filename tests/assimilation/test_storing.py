@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from physml.assimilation import BLUE, ETKF, RK4, Cycle, EnKS, Gaussian, GridObservations, PointObservations
+from physml.assimilation import BLUE, RK4, Cycle, EnKS, Gaussian, GridObservations, PointObservations
 from physml.assimilation import storing as module
 from physml.testbeds import lorenz96
 
@@ -34,13 +34,13 @@ def layer_cycle():
         {"t": (("run", "lat", "lon"), rng.normal(size=(2, 3, 4)), {"units": "K"})},
         {"lat": lat, "lon": lon, "time": np.datetime64("2001-01-01", "ns")},
     )
-    time = start.time.values + np.arange(1, 8) * np.timedelta64(1, "D")
-    seen = PointObservations(rng.normal(size=(7, 2)), [0.0, 1.0], [1.0, 2.2], time, 0.3, "K")
+    time = start.time.values + np.arange(1, 6) * np.timedelta64(1, "D")
+    seen = PointObservations(rng.normal(size=(5, 2)), [0.0, 1.0], [1.0, 2.2], time, 0.3, "K")
     return Cycle(lambda x, forcing=None: 0.9 * x, layer, state_names=["t"], gross_error=2.0), start, seen
 
 
 def options(kind):
-    return {} if kind is method_cycle else {"time_step": "1D", "dtype": "float64", "steps": 7}
+    return {} if kind is method_cycle else {"time_step": "1D", "dtype": "float64", "steps": 5}
 
 
 def equal(a, b):
@@ -74,7 +74,7 @@ def test_a_resumed_run_is_bit_equal_whatever_was_half_written(kind, tmp_path, mo
     whole = cycle.run(start, seen, **options(kind))
     target = tmp_path / "run.zarr"
     more = {**options(kind), "to": target, "chunk": 2}
-    for at in (3, 2, 4):
+    for at in (3, 2, 1):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full") as told:
             interrupted(patch, at)
             kind()[0].run(start, seen, **more, resume=True)
@@ -85,7 +85,7 @@ def test_a_resumed_run_is_bit_equal_whatever_was_half_written(kind, tmp_path, mo
     equal(resumed, whole)
     with no_compute():
         lazy = xr.open_zarr(target, consolidated=False)
-        assert lazy[next(iter(lazy))].chunks[0][:3] == (2, 2, 2)
+        assert lazy[next(iter(lazy))].chunks[0][:2] == (2, 2)
 
 
 def test_smoothed_fields_lie_at_their_own_times(tmp_path):
@@ -99,51 +99,58 @@ def test_smoothed_fields_lie_at_their_own_times(tmp_path):
     assert not np.allclose(shorter.x_smoothed[:-1], out.x_smoothed[:-1], atol=1e-3)
 
 
+def free_cycle(factor=0.9):
+    """Eight steps of a free run."""
+    start = xr.Dataset({"c": ("x", [1.0, 2.0, 4.0])})
+    return Cycle(lambda x, forcing=None: factor * x, state_names=["c"], space=["x"]), start
+
+
 def test_memory_is_that_of_a_chunk(tmp_path, monkeypatch):
-    kept = []
-    flush = module._Writer._flush
+    kept, flush = [], module._Writer._flush
 
     def watched(self, last):
+        kept.append(max(sum(map(len, parts)) for parts in self.buffers.values()))
         flush(self, last)
-        kept.append(max(sum(len(p) for p in parts) for parts in self.buffers.values()))
+        kept.append(max(sum(map(len, parts)) for parts in self.buffers.values()))
 
     monkeypatch.setattr(module._Writer, "_flush", watched)
-    cycle, start, seen = layer_cycle()
-    cycle.run(start, seen, **options(layer_cycle), to=tmp_path / "run.zarr", chunk=2)
-    assert len(kept) == 4 and max(kept) == 0
+    cycle, start = free_cycle()
+    out = cycle.run(start, steps=8, time_step=1.0, to=tmp_path / "run.zarr", chunk=3)
+    assert kept == [3, 0, 3, 0, 2, 0]
+    np.testing.assert_array_equal(out.c, cycle.run(start, steps=8, time_step=1.0).c)
 
 
 def test_another_run_is_not_resumed_and_nothing_is_overwritten(tmp_path, monkeypatch):
-    cycle, start, seen = layer_cycle()
-    more = {**options(layer_cycle), "to": tmp_path / "run.zarr", "chunk": 2}
+    cycle, start = free_cycle()
+    more = {"steps": 8, "time_step": 1.0, "to": tmp_path / "run.zarr", "chunk": 2}
     with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
         interrupted(patch, 3)
-        cycle.run(start, seen, **more)
+        cycle.run(start, **more)
     with pytest.raises(FileExistsError, match="was stopped"):
-        cycle.run(start, seen, **more)
-    other = Cycle(lambda x, forcing=None: 0.8 * x, cycle.analysis, state_names=["t"], gross_error=2.0)
-    values = PointObservations(seen.values + 1, seen.latitude, seen.longitude, seen.time, 0.3, "K")
+        cycle.run(start, **more)
+    forcing = np.ones((1, 8, 3, 1))
     for call, what in (
-        (lambda: other.run(start, seen, **more, resume=True), "cycle"),
-        (lambda: cycle.run(start + 1, seen, **more, resume=True), "initial"),
-        (lambda: cycle.run(start, values, **more, resume=True), "observations"),
-        (lambda: cycle.run(start, seen, **{**more, "chunk": 3}, resume=True), "chunk"),
+        (lambda: free_cycle(0.8)[0].run(start, **more, resume=True), "cycle"),
+        (lambda: cycle.run(start + 1, **more, resume=True), "initial"),
+        (lambda: cycle.run(start, None, forcing, **more, resume=True), "forcing"),
+        (lambda: cycle.run(start, **{**more, "steps": 9}, resume=True), "options"),
+        (lambda: cycle.run(start, **{**more, "chunk": 3}, resume=True), "chunk"),
     ):
         with pytest.raises(ValueError, match=f"was begun with another {what}. Expected"):
             call()
-    first = cycle.run(start, seen, **more, overwrite=True)
+    first = cycle.run(start, **more, overwrite=True).load()
     with pytest.raises(FileExistsError, match="is there already"):
-        cycle.run(start, seen, **more, resume=True)
-    equal(cycle.run(start, seen, **more, overwrite=True), first)
+        cycle.run(start, **more, resume=True)
+    equal(cycle.run(start, **more, overwrite=True), first)
     with pytest.raises(ValueError, match="has no known format"):
-        cycle.run(start, seen, **{**more, "to": tmp_path / "run.nc"})
+        cycle.run(start, **{**more, "to": tmp_path / "run.nc"})
 
 
 def test_nothing_is_left_of_a_run_that_fails_at_once(tmp_path):
-    cycle, start, seen = layer_cycle()
-    bad = Cycle(lambda x, forcing=None: x * np.nan, cycle.analysis, state_names=["t"])
-    with pytest.raises(ValueError, match="not finite at step 1"):
-        bad.run(start, seen, **options(layer_cycle), to=tmp_path / "run.zarr")
+    cycle, start = free_cycle()
+    bad = Cycle(cycle.step, after=None, state_names=["c"], space=["x"])
+    with pytest.raises(IndexError):
+        bad.run(start, None, np.ones((1, 2, 3, 1)), steps=8, time_step=1.0, to=tmp_path / "run.zarr")
     assert not list(tmp_path.iterdir())
 
 
