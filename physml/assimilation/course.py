@@ -14,7 +14,7 @@ from physml.assimilation.identity import digest
 from physml.assimilation.labelling import Columns, Labels
 from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.rows import Rows
-from physml.assimilation.runner import Runner, _blocks
+from physml.assimilation.runner import Runner, _blocks, summary
 from physml.assimilation.steps import evaluate
 from physml.assimilation.times import refuse
 from physml.assimilation.vector import StateVector
@@ -256,6 +256,7 @@ class Course:
 
 
 PER_OBSERVATION = ("innovation", "innovation_std")
+MOMENTS = ("mean", "forecast_mean", "spread", "forecast_spread")
 STATISTICS = (*PER_OBSERVATION, "chi2", "used", "rejected")
 
 
@@ -297,14 +298,11 @@ class _Told(Method):
         return state, self._columns(output)
 
     def _columns(self, output: Output) -> dict[str, Any]:
-        out = {name: getattr(output, name) for name in STATISTICS}
         if self.method.ensemble:
-            out |= {"mean": ops.mean(output.analysis, axis=1), "forecast_mean": ops.mean(output.forecast, axis=1)}
-            out["spread"] = spread(output.analysis) if output.std is None else output.std
-            out["forecast_spread"] = spread(output.forecast) if output.forecast_std is None else output.forecast_std
-            if output.smoothed is not None:
-                out["smoothed_mean"] = ops.mean(output.smoothed, axis=1)
-            return {**out, "analysis": output.analysis} if self.members else out
+            smoothed = () if output.smoothed is None else ("smoothed_mean",)
+            members = ("analysis",) if self.members else ()
+            return summary(output, (*STATISTICS, *MOMENTS, *smoothed, *members))
+        out = {name: getattr(output, name) for name in STATISTICS}
         known: dict[str, Any] = {
             "spread": output.std,
             "forecast_spread": output.forecast_std,
@@ -312,9 +310,3 @@ class _Told(Method):
         }
         out |= {"analysis": output.analysis, "forecast": output.forecast}
         return out | {name: value for name, value in known.items() if value is not None}
-
-
-def spread(ensemble: Any) -> Any:
-    """Return the standard deviation of the members, ``[count, n]`` from ``[count, N, n]``; of one member NaN."""
-    members = ensemble.shape[1]
-    return ops.std(ensemble, axis=1) * (np.sqrt(members / (members - 1)) if members > 1 else np.nan)

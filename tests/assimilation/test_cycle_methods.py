@@ -137,7 +137,8 @@ def test_a_linear_function_is_its_matrix_and_another_is_seen_member_by_member(tw
     for name in ("x", "x_std", "innovation", "innovation_std", "chi2"):
         np.testing.assert_allclose(matrix[name], function[name], rtol=0, atol=1e-11)
     square = cycle.run(start, CallableObservations(lambda x: x[:, :3, 0] ** 2, np.full((2, 3), 6.0), 0.5, time))
-    members = ops.convert_to_numpy(step()(start.x.values[..., None]))[:, :3, 0]
+    with _backend.float64():
+        members = ops.convert_to_numpy(step()(ops.convert_to_tensor(start.x.values[..., None])))[:, :3, 0]
     np.testing.assert_allclose(square.innovation[0], 6 - (members**2).mean(axis=0), rtol=0, atol=1e-12)
 
 
