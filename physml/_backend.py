@@ -349,10 +349,12 @@ def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], An
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of tensors that XLA compiles, inside a function that is traced already; on JAX it does so anyway."""
+    """Return a function of tensors that XLA compiles, inside one that is traced: elsewhere and on JAX, the function itself."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
+        if tf.executing_eagerly():
+            return function
         return tf.function(functools.partial(function), jit_compile=True, autograph=False)
     return function
 

@@ -89,9 +89,7 @@ class EnKFN(EnsembleFilter):
         squares, vectors = ops.eigh(ops.stop_gradient(sst))
         squares = ops.maximum(squares, 0.0) * (members - 1)
         weights = ops.square(ops.matmul(ops.transpose(vectors), ops.stop_gradient(u)))[:, 0] * (members - 1)
-        fixed = [
-            ops.stop_gradient(a) for a in (squares, weights, ops.convert_to_tensor(eps), ops.convert_to_tensor(total))
-        ]
+        fixed = [ops.stop_gradient(a) for a in (squares, weights, ops.cast(eps, "float64"), ops.cast(total, "float64"))]
         zeta = ops.stop_gradient(_backend.fused(_minimum)(*fixed))
         # One Newton step with the derivative of D in its differentiable form: it moves zeta by rounding only, and has the
         # gradient of the implicit function.

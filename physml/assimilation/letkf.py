@@ -84,7 +84,9 @@ class LETKF(EnsembleFilter):
         back[order.ravel()] = np.arange(order.size)
         mean = ops.take(ops.reshape(moved, (1, -1)), back, axis=1)
         anomalies = ops.take(ops.reshape(anomalies, (anomalies.shape[0], -1)), back, axis=1)
-        ratio = ops.where(observed.seen.valid, observed.innovation / observed.innovation_std, 0.0)
+        there = observed.seen.valid
+        std = ops.where(there, observed.innovation_std, 1.0)
+        ratio = ops.where(there, observed.innovation, 0.0) / std
         return observed.mean + mean, anomalies, ops.sum(ratio * ratio)
 
     def _places(

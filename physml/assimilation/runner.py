@@ -193,8 +193,12 @@ def drive(
         for number, start, stop, count in calls:
             windows.append([None if a is None else a[start:stop] for a in whole])
             drawn.append(runner.draws(number, members, size, values.shape[1], count, noise))
-        seen = Seen(*[None if a[0] is None else np.stack(a) for a in zip(*windows, strict=True)])
-        state, out = runner.calls(state, seen, {name: np.stack([d[name] for d in drawn]) for name in drawn[0]})
+        if len(calls) == 1:
+            state, out = runner.call(state, Seen(*windows[0]), drawn[0])
+            told.append({name: np.asarray(out[name]) for name in keep})
+            continue
+        block = Seen(*[None if a[0] is None else np.stack(a) for a in zip(*windows, strict=True)])
+        state, out = runner.calls(state, block, {name: np.stack([d[name] for d in drawn]) for name in drawn[0]})
         told.append({name: np.concatenate(np.asarray(out[name])) for name in keep})
     return {name: np.concatenate([out[name] for out in told]) for name in keep}
 
