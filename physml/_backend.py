@@ -287,3 +287,23 @@ def implicit(value: Any, residual: Any, solve: Callable[[Any], Any]) -> Any:
         return tf.identity(value), lambda upstream: (tf.zeros_like(upstream), -solve(upstream))
 
     return identity(value, residual)
+
+
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of tensors that XLA compiles, inside a function that is traced already; on JAX it does so anyway."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True, autograph=False)
+    return function
+
+
+def constant(array: Any) -> Any:
+    """Return a NumPy array as a tensor of its own dtype."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.numpy.asarray(array)
+    import tensorflow as tf
+
+    return tf.constant(array)

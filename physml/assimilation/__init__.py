@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
     from physml.assimilation.observations import random_positions as random_positions
+    from physml.assimilation.runner import Runner as Runner
+    from physml.assimilation.runner import drive as drive
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
@@ -52,6 +54,7 @@ _MODULES = {
     "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
     "blue": ("BLUE", "Analysis", "leave_out"),
     "cycle": ("Cycle", "analyse"),
+    "runner": ("Runner", "drive"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
