@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.cycle import analyse as analyse
+    from physml.assimilation.ensemble import ETKF as ETKF
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
@@ -54,6 +55,7 @@ _MODULES = {
     "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
     "blue": ("BLUE", "Analysis", "leave_out"),
     "cycle": ("Cycle", "analyse"),
+    "ensemble": ("ETKF",),
     "runner": ("Runner", "drive"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }

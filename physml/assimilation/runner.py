@@ -75,9 +75,11 @@ class Runner:
         with _backend.float64():
             return self.method.start(problem, ops.convert_to_tensor(np.asarray(ensemble, "float64")))
 
-    def draws(self, call: int, members: int, size: int, observed: int, count: int) -> dict[str, np.ndarray]:
-        """Return the random numbers of call number *call*."""
-        return self.method.draws(np.random.default_rng((self.seed, call)), members, size, observed, count)
+    def draws(
+        self, call: int, members: int, size: int, observed: int, count: int, noise: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Return the random numbers of call number *call*; *noise* is the rank of the model error, 0 without one."""
+        return self.method.draws(np.random.default_rng((self.seed, call)), members, size, observed, count, noise)
 
     def call(self, state: State, seen: Seen, draws: dict[str, Any], inputs: Any = None) -> tuple[State, Any]:
         """Return the state at the last time of the call, and what the method tells, as tensors.
@@ -175,9 +177,10 @@ def drive(
     runner = Runner(method, problem, seed=seed, fused=fused, keep=keep)
     state, told = runner.start(ensemble), []
     members, size = np.shape(ensemble)
+    noise = 0 if problem.model_error is None else problem.model_error.rank
     for number, (start, stop, count) in enumerate(runner.windows(len(values))):
         window = Seen(*[None if a is None else a[start:stop] for a in whole])
-        state, out = runner.call(state, window, runner.draws(number, members, size, values.shape[1], count))
+        state, out = runner.call(state, window, runner.draws(number, members, size, values.shape[1], count, noise))
         told.append(out)
     return {name: np.concatenate([np.asarray(out[name]) for out in told]) for name in keep}
 
