@@ -17,8 +17,8 @@ that do not overlap. The first window grows, shift by shift, to its length: each
 References
 ----------
 Le Dimet, F.-X. and Talagrand, O. (1986), doi:10.3402/tellusa.v38i2.11706. Pires, C., Vautard, R. and Talagrand, O. (1996),
-doi:10.1034/j.1600-0870.1996.00006.x (quasi-static). Tremolet, Y. (2006), doi:10.1256/qj.05.224 (weak constraint). Bocquet, M. and
-Sakov, P. (2013), doi:10.3402/TODO (overlapping windows).
+doi:10.1034/j.1600-0870.1996.00006.x (quasi-static). Tremolet, Y. (2006), doi:10.1256/qj.05.224 (weak constraint). Bocquet, M.
+and Sakov, P. (2013), doi:10.5194/npg-20-803-2013; (2014), doi:10.1002/qj.2236 (overlapping windows).
 """
 
 from __future__ import annotations
@@ -133,9 +133,10 @@ class WeakFourDVar(FourDVar):
     model_error: Any = None
     """Q of a propagation from one analysis time to the next; None: that of the problem."""
 
-    def control_size(self, size: int) -> int:
-        """Return p."""
-        return super().control_size(size) + self.window * getattr(self.model_error, "rank", size)
+    def control_size(self, size: int, noise: int) -> int:
+        """Return p of a whole window."""
+        rank = noise if self.model_error is None else getattr(self.model_error, "rank", size)
+        return super().control_size(size, noise) + self.window * rank
 
     def _q(self, problem: Problem) -> Background:
         error = problem.model_error if self.model_error is None else self.model_error

@@ -56,6 +56,7 @@ class Variational(GaussNewton, Method):
     """Base of the methods that minimise a cost function. Members are runs of their own, minimised in one batch."""
 
     ensemble: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = True
 
     background_error: Any
     """B of the state at the beginning of the window, a :class:`Background` or any covariance that makes one."""
@@ -68,14 +69,14 @@ class Variational(GaussNewton, Method):
                 refuse(f"{type(self).__name__}: {name} is too small", ">= 1", getattr(self, name), f"{name}=10")
 
     def draws(
-        self, rng: np.random.Generator, members: int, size: int, observed: int, count: int
+        self, rng: np.random.Generator, members: int, size: int, observed: int, count: int, noise: int = 0
     ) -> dict[str, np.ndarray]:
         """Return the probes ``[probes, p]``, where they are needed."""
-        p = self.control_size(size)
+        p = self.control_size(size, noise)
         return {} if self.by_columns(p) else {"probes": rng.standard_normal((self.probes, p))}
 
-    def control_size(self, size: int) -> int:
-        """Return p, for a state vector of *size* elements."""
+    def control_size(self, size: int, noise: int) -> int:
+        """Return p of a whole window, for a state vector of *size* elements and a model error of rank *noise*."""
         return getattr(self.background_error, "rank", size)
 
     def analyse(
@@ -123,7 +124,7 @@ class Variational(GaussNewton, Method):
         columns, explicit = self.by_columns(size), self.explicit(size, c * m)
         directions = None
         if not columns:
-            directions = ops.repeat(ops.expand_dims(ops.convert_to_tensor(draws["probes"]), 0), n, axis=0)
+            directions = ops.repeat(ops.expand_dims(ops.convert_to_tensor(draws["probes"])[:, :size], 0), n, axis=0)
         share = 1.0 if columns else 1.0 / self.probes
         zero = ops.zeros((n, size), dtype="float64")
         value, slopes = tangents(both, x, zero, directions)
