@@ -246,3 +246,22 @@ def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], An
         tape.watch(x)
         value = function(x)
     return value, lambda upstream: tape.gradient(value, x, output_gradients=upstream, unconnected_gradients="zero")
+
+
+def on_host(function: Callable[..., np.ndarray], *args: Any) -> Any:
+    """Return ``function(*args)``, a float64 array of the shape of the first argument computed by NumPy, as a tensor.
+
+    Inside compiled functions too; no gradient goes through it.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        shape = jax.ShapeDtypeStruct(args[0].shape, "float64")
+        return jax.pure_callback(lambda *a: function(*map(np.asarray, a)), shape, *args)
+
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return tf.convert_to_tensor(function(*(np.asarray(a) for a in args)))
+    result = tf.numpy_function(function, args, tf.float64, stateful=False)
+    return tf.ensure_shape(result, args[0].shape)

@@ -31,14 +31,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from physml.assimilation.analysis import analyse as analyse
     from physml.assimilation.blue import BLUE as BLUE
-    from physml.assimilation.blue import Analysis as Analysis
-    from physml.assimilation.blue import leave_out as leave_out
     from physml.assimilation.covariance import Diagonal as Diagonal
     from physml.assimilation.covariance import Gaussian as Gaussian
     from physml.assimilation.covariance import Matern as Matern
     from physml.assimilation.covariance import fit_background_error as fit_background_error
     from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
+    from physml.assimilation.cross_validation import leave_out as leave_out
     from physml.assimilation.cycle import Cycle as Cycle
+    from physml.assimilation.layer import Analysis as Analysis
+    from physml.assimilation.layer import Influence as Influence
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
@@ -50,7 +51,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "observations": ("PointObservations", "bilinear", "observe", "random_positions"),
     "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
-    "blue": ("BLUE", "Analysis", "leave_out"),
+    "blue": ("BLUE",),
+    "layer": ("Analysis", "Influence"),
+    "cross_validation": ("leave_out",),
     "analysis": ("analyse",),
     "cycle": ("Cycle",),
     "steps": ("RK4", "Euler", "Unrolled"),
