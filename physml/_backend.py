@@ -265,3 +265,11 @@ def on_host(function: Callable[..., np.ndarray], *args: Any) -> Any:
         return tf.convert_to_tensor(function(*(np.asarray(a) for a in args)))
     result = tf.numpy_function(function, args, tf.float64, stateful=False)
     return tf.ensure_shape(result, args[0].shape)
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """Return a tensor as an array where its values are known by now, None inside compiled functions."""
+    try:
+        return np.asarray(keras.ops.convert_to_numpy(value))
+    except (NotImplementedError, TypeError, AttributeError, ValueError):
+        return None

@@ -150,13 +150,12 @@ class LinearAnalysis(keras.layers.Layer):
             error = self._scaled("error_std", self.observation_error.std)
         if is_constant(error):
             error = np.broadcast_to(np.asarray(error, "float64"), np.broadcast_shapes(np.shape(error), (1, 1)))
-            values = given["values"]
-            used = np.isfinite(values) if is_constant(values) else True
-            if (np.broadcast_to(error <= 0, np.broadcast_shapes(error.shape, np.shape(used))) & used).any():
-                remedy = "give exact observations a small error: 1e-3 of sigma_b loses nothing in float64"
-                refuse("the observation error is not positive", "sigma_o > 0", f"{np.nanmin(error):g}", remedy)
         elif len(error.shape) < 2:
             error = ops.reshape(error, (1, -1))
+        std, values = (_backend.concrete(a) for a in (error, given["values"]))
+        if std is not None and values is not None and np.any((std <= 0) & np.isfinite(values)):
+            remedy = "give exact observations a small error: 1e-3 of sigma_b loses nothing in float64"
+            refuse("the observation error is not positive", "sigma_o > 0", f"{np.nanmin(std):g}", remedy)
         return error
 
     def _cells(self, forecast: Any) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 from scipy.spatial import cKDTree
 
-from physml.assimilation.covariance import is_constant
+from physml import _backend
 from physml.assimilation.forms import ObservationSpace
 from physml.assimilation.observations import pad, refuse
 from physml.assimilation.pointwise import ObservedKernel
@@ -72,18 +72,20 @@ def tiles(unit: np.ndarray, index: Any, weights: Any, values: Any, neighbours: i
     cells
         Largest number of cells in a tile.
     """
-    if not (is_constant(index) and is_constant(weights) and is_constant(values)):
-        remedy = "pass NumPy arrays, or method='observation'"
-        refuse("local analyses need to know where observations are", "arrays", type(values).__name__, remedy)
-    there = np.flatnonzero(np.isfinite(values) & weights.any(axis=-1))
+    index, weights = (_backend.concrete(a) for a in (index, weights))
+    if index is None or weights is None:
+        remedy = "call it outside compiled functions (run_eagerly=True), or method='observation'"
+        refuse("local analyses need to know where observations are", "arrays", "tensors without values", remedy)
+    known = _backend.concrete(values)
+    there = np.flatnonzero(weights.any(axis=-1) & (True if known is None else np.isfinite(known)))
     groups = _halves(unit, np.arange(len(unit)), cells)
     if not there.size:
-        return Tiles(pad(groups), np.full((len(groups), 1), -1), len(unit), len(values))
+        return Tiles(pad(groups), np.full((len(groups), 1), -1), len(unit), len(index))
     at = (unit[index[there]] * weights[there, :, None]).sum(axis=-2)
     _, nearest = cKDTree(at).query(unit, k=min(neighbours, there.size))
     nearest = there[np.reshape(nearest, (len(unit), -1))]
     near = [np.unique(nearest[g]) for g in groups]
-    return Tiles(pad(groups), pad(near), len(unit), len(values))
+    return Tiles(pad(groups), pad(near), len(unit), len(index))
 
 
 def _halves(unit: np.ndarray, chosen: np.ndarray, most: int) -> list[np.ndarray]:
