@@ -27,7 +27,7 @@ import numpy as np
 from keras import ops
 
 from physml._errors import closest
-from physml.assimilation.choice import chosen
+from physml.assimilation.choice import chosen, key
 from physml.assimilation.covariance import Diagonal, is_constant, unit_vectors
 from physml.assimilation.estimate import double, spread_std
 from physml.assimilation.layer import LinearAnalysis
@@ -219,6 +219,12 @@ class BLUE(LinearAnalysis):
             return self._bind(replace(background, **parameters)) if parameters else self._bound
 
         return BackgroundProblem(bound, learned, form, **options), arguments
+
+    def resolved(self, m: int) -> str:
+        """Return the method that "auto" chooses for m observations."""
+        error = self.background_error
+        point = _of_position(error)
+        return key(chosen(self.method, m, None if point else self._bound, getattr(error, "in_time", False)))
 
     def _on_cells(self, observations: Any, background: Any = None) -> tuple[Any, dict[str, Any]]:
         """Return B, with its std on the wet cells ``[n]`` where it is a function of position, and observations of cells."""

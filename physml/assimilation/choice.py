@@ -75,3 +75,8 @@ def chosen(method: str, m: int | None, background: Any = None, in_time: bool = F
     if count <= MOST_OBSERVATIONS:
         return ObservationSpace
     return StateSpace if background.rank <= MOST_STATES else ConjugateGradients
+
+
+def key(form: type[Form]) -> str:
+    """Return the name of the method that asks for a form."""
+    return next(name for name, known in FORMS.items() if known is form)

@@ -204,8 +204,6 @@ class LinearAnalysis(keras.layers.Layer):
 
     def _examine(self, forecast: Any, observations: Any, more: Callable[[Form], tuple[Any, ...]]) -> tuple[Any, ...]:
         """Return the parts of :class:`Analysis`, and more of the solution."""
-        cells = self._cells(forecast)
-        dtype = cells.dtype
 
         def act(x: Any, problem: Problem, arguments: dict[str, Any]) -> tuple[Any, ...]:
             shared = arguments["values"].shape[0] == 1
@@ -230,6 +228,8 @@ class LinearAnalysis(keras.layers.Layer):
             )
 
         with _backend.float64():
+            cells = self._cells(ops.convert_to_tensor(forecast))
+            dtype = cells.dtype
             xa, std, *rest = self._each(cells, observations, act)
             results = [self._to_grid(xa), self._to_grid(std), *rest]
             return tuple(ops.cast(r, dtype) for r in results)
@@ -261,6 +261,18 @@ class LinearAnalysis(keras.layers.Layer):
 
         with _backend.float64():
             return Influence(*self._each(self._nothing(observations), observations, act))
+
+    def examine(self, forecast: Any, observations: Any) -> tuple[Any, ...]:
+        """Return :meth:`diagnose`, the standard error of the std ``[o, *grid]``, and :meth:`influence`, from one solution."""
+
+        def more(solved: Form) -> tuple[Any, ...]:
+            variance, error = solved.variance()
+            error = ops.zeros_like(variance) if error is None else 0.5 * error / ops.maximum(ops.sqrt(variance), 1e-300)
+            return (error, *self._influence(solved))
+
+        xa, std, innovation, expected, chi2, used, error, *influence = self._examine(forecast, observations, more)
+        with _backend.float64():
+            return xa, std, innovation, expected, chi2, used, self._to_grid(error), *influence
 
     @staticmethod
     def _influence(solved: Form) -> tuple[Any, Any]:
