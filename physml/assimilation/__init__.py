@@ -30,32 +30,56 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from physml.assimilation.analysis import analyse as analyse
+    from physml.assimilation.background import Background as Background
+    from physml.assimilation.background import bind as bind
+    from physml.assimilation.background import draw as draw
     from physml.assimilation.blue import BLUE as BLUE
+    from physml.assimilation.combine import Dense as Dense
+    from physml.assimilation.combine import Ensemble as Ensemble
+    from physml.assimilation.combine import Hybrid as Hybrid
+    from physml.assimilation.combine import Sum as Sum
     from physml.assimilation.covariance import Diagonal as Diagonal
+    from physml.assimilation.covariance import GaspariCohn as GaspariCohn
     from physml.assimilation.covariance import Gaussian as Gaussian
     from physml.assimilation.covariance import Matern as Matern
-    from physml.assimilation.covariance import fit_background_error as fit_background_error
-    from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cross_validation import leave_out as leave_out
     from physml.assimilation.cycle import Cycle as Cycle
+    from physml.assimilation.diffusion import Diffusion as Diffusion
     from physml.assimilation.layer import Analysis as Analysis
     from physml.assimilation.layer import Influence as Influence
+    from physml.assimilation.likelihood import fit_background_error as fit_background_error
+    from physml.assimilation.likelihood import innovation_likelihood as innovation_likelihood
+    from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
+    from physml.assimilation.multivariate import Balance as Balance
+    from physml.assimilation.multivariate import Blocks as Blocks
+    from physml.assimilation.multivariate import Kronecker as Kronecker
+    from physml.assimilation.multivariate import Regression as Regression
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
     from physml.assimilation.observations import random_positions as random_positions
+    from physml.assimilation.plane import Plane as Plane
+    from physml.assimilation.state_blue import StateBLUE as StateBLUE
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
 
 _MODULES = {
     "observations": ("PointObservations", "bilinear", "observe", "random_positions"),
-    "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
     "blue": ("BLUE",),
+    "state_blue": ("StateBLUE",),
     "layer": ("Analysis", "Influence"),
     "cross_validation": ("leave_out",),
     "analysis": ("analyse",),
     "cycle": ("Cycle",),
+    "background": ("Background", "bind", "draw"),
+    "covariance": ("Diagonal", "GaspariCohn", "Gaussian", "Matern"),
+    "combine": ("Dense", "Ensemble", "Hybrid", "Sum"),
+    "multivariate": ("Balance", "Blocks", "Kronecker", "Regression"),
+    "plane": ("Plane",),
+    "diffusion": ("Diffusion",),
+    "likelihood": ("fit_background_error", "innovation_likelihood"),
+    "localisation": ("gaspari_cohn",),
     "steps": ("RK4", "Euler", "Unrolled"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

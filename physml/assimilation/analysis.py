@@ -92,7 +92,7 @@ def analyse(
     time, size, space = str(field.dims[0]), field.shape[0], [lat, lon]
     if isinstance(getattr(background_error, "std", None), xr.DataArray):
         background_error = replace(background_error, std=background_error.std.transpose(lat, lon).values)
-    options = {"method": method, "samples": samples, "neighbours": neighbours}
+    options: dict[str, Any] = {"method": method, "samples": samples, "neighbours": neighbours}
     layer = BLUE(background_error, latitude=field[lat], longitude=field[lon], periodic=periodic, mask=wet, **options)
     table, in_time = observations.table(), getattr(background_error, "in_time", False)
     given = {k: v[0] for k, v in layer.prepare(table, outside).items()}

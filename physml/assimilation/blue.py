@@ -27,8 +27,10 @@ import numpy as np
 from keras import ops
 
 from physml._errors import closest
+from physml.assimilation.background import bind
 from physml.assimilation.choice import chosen, key
-from physml.assimilation.covariance import Diagonal, is_constant, unit_vectors
+from physml.assimilation.covariance import Diagonal
+from physml.assimilation.domain import is_constant, unit_vectors
 from physml.assimilation.estimate import double, spread_std
 from physml.assimilation.layer import LinearAnalysis
 from physml.assimilation.local import Local, tiles
@@ -119,7 +121,7 @@ class BLUE(LinearAnalysis):
         neighbours: int = 50,
         **kwargs: Any,
     ) -> None:
-        options = {"method": method, "trainable": trainable, "rtol": rtol, "samples": samples}
+        options: dict[str, Any] = {"method": method, "trainable": trainable, "rtol": rtol, "samples": samples}
         super().__init__(background_error, observation_error, **options, **kwargs)
         self.latitude, self.longitude = (np.asarray(a, "float64") for a in (latitude, longitude))
         self.periodic, self.neighbours = bool(periodic), int(neighbours)
@@ -184,9 +186,7 @@ class BLUE(LinearAnalysis):
         return ops.where(self.mask[None, ..., None], cells, elsewhere)
 
     def _bind(self, error: Any) -> Any:
-        from physml.assimilation.background import bind
-
-        grid = {"latitude": self.latitude, "longitude": self.longitude, "periodic": self.periodic}
+        grid: dict[str, Any] = {"latitude": self.latitude, "longitude": self.longitude, "periodic": self.periodic}
         return bind(error, **grid, mask=self.mask)
 
     @cached_property
@@ -199,24 +199,25 @@ class BLUE(LinearAnalysis):
 
     def _problem(self, observations: Any) -> tuple[Any, dict[str, Any]]:
         background, arguments = self._on_cells(observations)
-        m, options = arguments["values"].shape[1], {"rtol": self.rtol, "samples": self.samples}
+        m, options = arguments["values"].shape[1], self._options
         if _of_position(background):
             form = chosen(self.method, m, None, background.in_time)
             self.form = form.name
             if form is not Local:
                 return KernelProblem(background, self.unit, form, **options), arguments
             given = [arguments[k] for k in ("index", "weights", "values")]
-            each = [
-                tiles(self.unit, *(a[min(i, len(a) - 1)] for a in given), self.neighbours, TILE)
-                for i in range(arguments["values"].shape[0])
-            ]
+            each = []
+            for i in range(arguments["values"].shape[0]):
+                index, weights, values = (a[min(i, len(a) - 1)] for a in given)
+                each.append(tiles(self.unit, index, weights, values, self.neighbours, TILE))
             return [KernelProblem(background, self.unit, form, t, **options) for t in each], arguments
-        learned = {n: getattr(background, n) for n in self.learned if n != "error_std"}
+        learned = self._learned_background()[1]
         form = chosen(self.method, m, self._bound)
         self.form = form.name
 
         def bound(parameters: dict[str, Any]) -> Any:
-            return self._bind(replace(background, **parameters)) if parameters else self._bound
+            error = self.background_error
+            return self._bind(error.with_parameters(parameters)) if parameters else self._bound
 
         return BackgroundProblem(bound, learned, form, **options), arguments
 
@@ -228,7 +229,7 @@ class BLUE(LinearAnalysis):
 
     def _on_cells(self, observations: Any, background: Any = None) -> tuple[Any, dict[str, Any]]:
         """Return B, with its std on the wet cells ``[n]`` where it is a function of position, and observations of cells."""
-        given, background = observations, self._learned_background() if background is None else background
+        given, background = observations, self._learned_background()[0] if background is None else background
         if not isinstance(given, Mapping):
             fixed: Any = self._fixed
             if fixed is None:

@@ -57,7 +57,7 @@ def chosen(method: str, m: int | None, background: Any = None, in_time: bool = F
             what = f"method {method!r} knows no errors that are correlated in time"
             refuse(what, "'observation', or no time_length", method, "method='observation'")
         if method == "ensemble" and getattr(background, "anomalies", None) is None:
-            refuse("B is not that of an ensemble", "EnsembleError(...)", type(background).__name__, "method='state'")
+            refuse("B is not that of an ensemble", "Ensemble(...)", type(background).__name__, "method='state'")
         if method == "precision" and getattr(background, "precision", None) is None:
             refuse("B has no sparse inverse", "Diffusion(...)", type(background).__name__, "method='auto'")
         if method == "local" and background is not None:

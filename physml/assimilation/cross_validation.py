@@ -17,7 +17,7 @@ from keras import ops
 
 from physml import _backend
 from physml.assimilation.blue import BLUE
-from physml.assimilation.covariance import prepared_rows
+from physml.assimilation.likelihood import prepared_rows
 from physml.assimilation.observations import PointObservations, refuse
 
 

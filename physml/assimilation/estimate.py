@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
-from physml.assimilation.covariance import is_constant
+from physml.assimilation.domain import is_constant
 from physml.assimilation.forms import Form
 
 

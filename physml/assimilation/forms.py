@@ -132,12 +132,12 @@ class ObservationSpace(Form):
         return self.whiten(ops.solve_triangular(last(self.cholesky), half, lower=False))
 
     @cached_property
-    def weights(self) -> Any:  # type: ignore[override]
+    def weights(self) -> Any:
         """Weights of the representers."""
         return self.solve(self.innovation)
 
     @cached_property
-    def increment(self) -> Any:  # type: ignore[override]
+    def increment(self) -> Any:
         """B H^T w."""
         return self.observed.gain(self.weights)
 
@@ -187,12 +187,12 @@ class StateSpace(Form):
         return self.control(ops.matmul(last(self.q), self.v))
 
     @cached_property
-    def weights(self) -> Any:  # type: ignore[override]
+    def weights(self) -> Any:
         """R^-1/2 M (v - Q c)."""
         return self.whiten(self.v - ops.matmul(self.q, self.found))
 
     @cached_property
-    def increment(self) -> Any:  # type: ignore[override]
+    def increment(self) -> Any:
         """U c: it does not cancel however precise the observations are."""
         return ops.matmul(self.observed.root, self.found)
 

@@ -101,12 +101,12 @@ class ConjugateGradients(Sampled):
         return u + self.whiten(self.observed.product(self.whiten(u)))
 
     @cached_property
-    def weights(self) -> Any:  # type: ignore[override]
+    def weights(self) -> Any:
         """Weights of the representers."""
         return self.solve(self.innovation)
 
     @cached_property
-    def increment(self) -> Any:  # type: ignore[override]
+    def increment(self) -> Any:
         """B H^T w."""
         return self.observed.gain(self.weights)
 

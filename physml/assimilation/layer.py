@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 import keras
@@ -13,7 +12,8 @@ from keras import ops
 from physml import _backend
 from physml._errors import closest
 from physml.assimilation.choice import checked
-from physml.assimilation.covariance import Diagonal, is_constant
+from physml.assimilation.covariance import Diagonal
+from physml.assimilation.domain import is_constant
 from physml.assimilation.estimate import Problem, double, estimate, fold, unfold
 from physml.assimilation.forms import Form
 from physml.assimilation.observations import refuse
@@ -91,19 +91,17 @@ class LinearAnalysis(keras.layers.Layer):
         for name in self.learned:
             if name not in self._learnable:
                 what = f"{name!r} is no parameter of {type(background_error).__name__}"
-                refuse(what + closest(name, self._learnable), self._learnable, name, "correct trainable=")
-        if "error_std" in self.learned and self.observation_error is None:
-            refuse("error_std has no first guess", "observation_error", None, "pass observation_error=")
-        self._logs = {n: self.add_weight(name=f"log_{n}", shape=(), initializer="zeros") for n in self.learned}
+                remedy = "correct trainable=; error_std needs observation_error="
+                refuse(what + closest(name, list(self._learnable)), tuple(self._learnable), name, remedy)
+        self._logs = {
+            n: self.add_weight(name=f"log_{n.replace('.', '_')}", shape=(), initializer="zeros") for n in self.learned
+        }
 
     @property
-    def _learnable(self) -> tuple[str, ...]:
-        error = self.background_error
-        values = [(f.name, getattr(error, f.name)) for f in fields(error)] if is_dataclass(error) else []
-        scalable = [
-            n for n, v in values if v is not None and n != "nu" and is_constant(v) and not isinstance(v, bool | int)
-        ]
-        return (*scalable, "error_std")
+    def _learnable(self) -> dict[str, Any]:
+        """First guesses of what may be learned."""
+        known = dict(getattr(self.background_error, "parameters", {}))
+        return known if self.observation_error is None else {**known, "error_std": self.observation_error.std}
 
     def _scaled(self, name: str, value: Any) -> Any:
         """Return a parameter, times the exponential of its weight where it is learned."""
@@ -115,18 +113,14 @@ class LinearAnalysis(keras.layers.Layer):
     @property
     def parameters(self) -> dict[str, Any]:
         """The learned parameters as they are now: std [units of the field], lengths [m] and [s]."""
-        out = {}
-        for name in self.learned:
-            of = self.observation_error.std if name == "error_std" else getattr(self.background_error, name)  # type: ignore[union-attr]
-            out[name] = of * float(np.exp(ops.convert_to_numpy(self._logs[name])))
-        return out
+        factors = {n: float(np.exp(ops.convert_to_numpy(self._logs[n]))) for n in self.learned}
+        return {n: self._learnable[n] * factor for n, factor in factors.items()}
 
-    def _learned_background(self) -> Any:
-        """Return B with tensors in the place of what is learned."""
-        names = [n for n in self.learned if n != "error_std"]
-        if not names:
-            return self.background_error
-        return replace(self.background_error, **{n: self._scaled(n, getattr(self.background_error, n)) for n in names})
+    def _learned_background(self) -> tuple[Any, dict[str, Any]]:
+        """Return B with tensors in the place of what is learned, and these by name."""
+        guess = getattr(self.background_error, "parameters", {})
+        learned = {n: self._scaled(n, guess[n]) for n in self.learned if n != "error_std"}
+        return self.background_error.with_parameters(learned) if learned else self.background_error, learned
 
     def _adopt(self, background_error: Any, error_std: Any = None) -> None:
         """Take B and sigma_o as they were found; weights start again from there."""
@@ -136,6 +130,11 @@ class LinearAnalysis(keras.layers.Layer):
         for weight in self._logs.values():
             weight.assign(0.0)
         self._forget()
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """What the forms of solution are told."""
+        return {"rtol": self.rtol, "samples": self.samples}
 
     def _forget(self) -> None:
         """Drop what was made from B."""

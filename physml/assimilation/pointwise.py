@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from physml.assimilation.covariance import ObservedCovariance
 from physml.assimilation.observations import refuse
+from physml.assimilation.observed import ObservedCovariance
 from physml.assimilation.products import BLOCK, LARGEST_DENSE, Rows, blocks, last
 
 

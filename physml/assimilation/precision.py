@@ -50,7 +50,7 @@ class Precision(Sampled):
 
     def posterior(self, c: Any) -> Any:
         """Return (B^-1 + H^T R^-1 H)^-1 c, ``[o, n, k]``."""
-        return _backend.on_host(self._solve, c, self.scale, *self._h)
+        return _backend.outside(self._solve, tuple(c.shape), c, self.scale, *self._h)
 
     def _solve(self, c: np.ndarray, scale: np.ndarray, *h: np.ndarray) -> np.ndarray:
         out = np.empty_like(c)
@@ -76,12 +76,12 @@ class Precision(Sampled):
         return whitened.T @ whitened
 
     @cached_property
-    def increment(self) -> Any:  # type: ignore[override]
+    def increment(self) -> Any:
         """What the observations pull, over the precision of the posterior."""
         return self.gains(self.innovation)
 
     @cached_property
-    def weights(self) -> Any:  # type: ignore[override]
+    def weights(self) -> Any:
         """R^-1 M (d - H x)."""
         return self.whiten(self.whiten(self.innovation - self.observed.sample(self.increment)))
 

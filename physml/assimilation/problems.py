@@ -10,7 +10,8 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
-from physml.assimilation.covariance import Covariance, is_constant
+from physml.assimilation.covariance import PointCovariance
+from physml.assimilation.domain import is_constant
 from physml.assimilation.estimate import double, spread_std
 from physml.assimilation.forms import Form
 from physml.assimilation.local import LocalKernel, Tiles
@@ -35,7 +36,7 @@ class KernelProblem:
 
     def __init__(
         self,
-        background_error: Covariance,
+        background_error: PointCovariance,
         unit: np.ndarray,
         form: type[Form],
         tiles: Tiles | None = None,

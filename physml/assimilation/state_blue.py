@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -91,7 +90,7 @@ class StateBLUE(LinearAnalysis):
         samples: int = 64,
         **kwargs: Any,
     ) -> None:
-        options = {"method": method, "trainable": trainable, "rtol": rtol, "samples": samples}
+        options: dict[str, Any] = {"method": method, "trainable": trainable, "rtol": rtol, "samples": samples}
         super().__init__(background_error, observation_error, **options, **kwargs)
         self.shape = tuple(int(s) for s in shape)
         self.channels = self.shape[-1]
@@ -140,7 +139,7 @@ class StateBLUE(LinearAnalysis):
         return ops.where(self.mask[None, ..., None], cells, elsewhere)
 
     def _bind(self, error: Any) -> Any:
-        grid = {"channels": self.channels, **self.grid}
+        grid: dict[str, Any] = {"channels": self.channels, **self.grid}
         if "latitude" not in grid and "geometry" not in grid:
             grid["shape"] = self.shape[:-1]
         return bind(error, self.size, mask=self.mask, **grid)
@@ -164,32 +163,27 @@ class StateBLUE(LinearAnalysis):
             expected = "index and weights, or a layer with operator="
             refuse("StateBLUE: observations without places", expected, sorted(given), "StateBLUE(..., operator=H)")
         arguments = {**({} if "index" in given else self.operator or {}), **given, "error_std": self._error_std(given)}
-        error = self._learned_background()
-        learned = {n: getattr(error, n) for n in self.learned if n != "error_std"}
+        _, learned = self._learned_background()
         form = chosen(self.method, arguments["values"].shape[1], self._bound)
         self.form = form.name
 
         def bound(parameters: dict[str, Any]) -> Any:
-            return self._bind(replace(error, **parameters)) if parameters else self._bound
+            error = self.background_error
+            return self._bind(error.with_parameters(parameters)) if parameters else self._bound
 
         return BackgroundProblem(bound, learned, form, rtol=self.rtol, samples=self.samples), arguments
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor; a ``geometry`` in *grid* must be given again."""
-        operator = self.operator
-        if operator is not None:
-            operator = operator["matrix"] if "matrix" in operator else (operator["index"][0], operator["weights"][0])
+        operator: Any = None
+        if self.operator is not None:
+            rows = [a[0].tolist() for a in self.operator.values()]
+            operator = self.operator["matrix"].tolist() if "matrix" in self.operator else rows
         plain = {k: np.asarray(v).tolist() if isinstance(v, np.ndarray) else v for k, v in self.grid.items()}
         return {
             **super().get_config(),
             "shape": list(self.shape),
-            "operator": _plain(operator),
+            "operator": operator,
             "mask": self.mask.tolist(),
             "grid": plain,
         }
-
-
-def _plain(operator: Any) -> Any:
-    if operator is None:
-        return None
-    return [a.tolist() for a in operator] if isinstance(operator, tuple) else operator.tolist()
