@@ -32,7 +32,9 @@ from physml.assimilation.choice import chosen, key
 from physml.assimilation.covariance import Diagonal
 from physml.assimilation.domain import is_constant, unit_vectors
 from physml.assimilation.estimate import double, spread_std
+from physml.assimilation.fitting import fitted
 from physml.assimilation.layer import LinearAnalysis
+from physml.assimilation.likelihood import Fit
 from physml.assimilation.local import Local, tiles
 from physml.assimilation.observations import Interpolation, PointObservations, bilinear, refuse
 from physml.assimilation.pointwise import ObservedKernel
@@ -168,7 +170,7 @@ class BLUE(LinearAnalysis):
         background, arguments = self._on_cells(observations, background_error)
         a = {k: double(v, k) for k, v in arguments.items() if v is not None}
         if not _of_position(background):
-            problem = BackgroundProblem(lambda _: self._bind(background), {}, Local)
+            problem = BackgroundProblem(lambda _: self.bind(background), {}, Local)
             return problem.observed(a), a
         std = double(spread_std(background.std, self.size))
         return ObservedKernel(background, double(self.unit), std, a["index"], a["weights"], a.get("lag")), a
@@ -185,14 +187,15 @@ class BLUE(LinearAnalysis):
         cells = ops.reshape(ops.take(x, self._to_wet, axis=1), (-1, *self.grid_shape, 1))
         return ops.where(self.mask[None, ..., None], cells, elsewhere)
 
-    def _bind(self, error: Any) -> Any:
+    def bind(self, error: Any) -> Any:
+        """Return a background error on the wet cells."""
         grid: dict[str, Any] = {"latitude": self.latitude, "longitude": self.longitude, "periodic": self.periodic}
         return bind(error, **grid, mask=self.mask)
 
     @cached_property
     def _bound(self) -> Any:
         """B on the wet cells, made once."""
-        return self._bind(self.background_error)
+        return self.bind(self.background_error)
 
     def _forget(self) -> None:
         self.__dict__.pop("_bound", None)
@@ -217,9 +220,42 @@ class BLUE(LinearAnalysis):
 
         def bound(parameters: dict[str, Any]) -> Any:
             error = self.background_error
-            return self._bind(error.with_parameters(parameters)) if parameters else self._bound
+            return self.bind(error.with_parameters(parameters)) if parameters else self._bound
 
         return BackgroundProblem(bound, learned, form, **options), arguments
+
+    def of_wet(self, index: np.ndarray) -> np.ndarray:
+        """Return the numbers among the wet cells of cells of the grid."""
+        return self._to_wet[index]
+
+    def fit(
+        self,
+        innovations: PointObservations,
+        loss: str = "innovation",
+        *,
+        error_std: Any = None,
+        fixed: Sequence[str] = (),
+    ) -> Fit:
+        """Set B and sigma_o to what makes innovations most likely, and return them.
+
+        Parameters
+        ----------
+        innovations
+            Observations minus forecasts, d - H xf. Rows of time are independent of each other, unless B has a time_length.
+        loss
+            "innovation": minus the logarithm of their probability density.
+        error_std
+            First guess of sigma_o; by default that of the innovations or of the layer.
+        fixed
+            What to leave as it is, among the parameters of B and "error_std".
+
+        References
+        ----------
+        Dee, D. P. (1995), doi:10.1175/1520-0493(1995)123<1128:OLEOEC>2.0.CO;2.
+        """
+        found = fitted(self, innovations, loss, error_std, fixed)
+        self._adopt(found.background_error, found.error_std if np.ndim(found.error_std) == 0 else None)
+        return found
 
     def resolved(self, m: int) -> str:
         """Return the method that "auto" chooses for m observations."""
