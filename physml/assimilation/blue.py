@@ -170,8 +170,8 @@ class BLUE(LinearAnalysis):
         background, arguments = self._on_cells(observations, background_error)
         a = {k: double(v, k) for k, v in arguments.items() if v is not None}
         if not _of_position(background):
-            problem = BackgroundProblem(lambda _: self.bind(background), {}, Local)
-            return problem.observed(a), a
+            bound = self._bound if background is self.background_error else self.bind(background)
+            return BackgroundProblem(lambda _: bound, {}, Local).observed(a), a
         std = double(spread_std(background.std, self.size))
         return ObservedKernel(background, double(self.unit), std, a["index"], a["weights"], a.get("lag")), a
 
