@@ -47,7 +47,7 @@ def outside(function: Callable[..., np.ndarray], shape: tuple[int, ...], *args: 
     """
 
     def run(*arrays: Any) -> np.ndarray:
-        return np.ascontiguousarray(function(*(np.asarray(a) for a in arrays)), "float64")
+        return np.asarray(function(*(np.asarray(a) for a in arrays)), "float64", order="C")
 
     if keras.backend.backend() == "jax":
         import jax

@@ -232,8 +232,11 @@ class Stationary(PointCovariance):
     length: Any
     time_length: Any = None
     positive: ClassVar[tuple[str, ...]] = ("std", "length", "time_length")
-    reach: ClassVar[float] = 40.0
-    """Lengths from which the correlation is zero to rounding."""
+
+    @property
+    def reach(self) -> float:
+        """Number of lengths from which the correlation is zero to rounding."""
+        return 40.0
 
     def __post_init__(self) -> None:
         if self.time_length is not None and (is_constant(self.time_length) or not hasattr(self.time_length, "dtype")):
@@ -295,11 +298,14 @@ class Gaussian(Stationary):
         Correlation time: "30D", a timedelta, or [s]. None: times are not correlated.
     """
 
-    reach: ClassVar[float] = 9.0
-
     def shape(self, r2: Any) -> Any:
         """Return exp(-r^2 / 2)."""
         return ops.exp(-0.5 * r2)
+
+    @property
+    def reach(self) -> float:
+        """9: exp(-40)."""
+        return 9.0
 
     def slope(self, r2: Any) -> Any:
         """Return r^2 exp(-r^2 / 2)."""
@@ -345,6 +351,11 @@ class Matern(Stationary):
             refuse("Matern: nu has no closed form here", "0.5, 1.5 or 2.5", self.nu, remedy)
         super().__post_init__()
 
+    @property
+    def reach(self) -> float:
+        """s = 40: exp(-40)."""
+        return 40.0 / float(np.sqrt(2 * self.nu))
+
     def shape(self, r2: Any) -> Any:
         """Return the Matern function of order nu."""
         return _MATERN[self.nu][0](_root(r2, self.nu))
@@ -365,7 +376,10 @@ class GaspariCohn(Stationary):
         As in :class:`Gaussian`; the length is half the distance from which the correlation is zero.
     """
 
-    reach: ClassVar[float] = 2.0
+    @property
+    def reach(self) -> float:
+        """2."""
+        return 2.0
 
     def shape(self, r2: Any) -> Any:
         """Return the function of Gaspari and Cohn."""

@@ -174,7 +174,7 @@ class _Solved:
     def variances(self) -> np.ndarray:
         """Diagonals of F_p and F_(p+1), ``[2, cells]``."""
         if self.probes is None:
-            return chain_diagonals(self.mesh, self.matrix, self.reach, self.order + 1)[-2:]
+            return chain_diagonals(self.mesh, self.matrix, self.order + 1)[-2:]
         rng, total = np.random.default_rng(0), np.zeros((2, self.area.size))
         for start in range(0, self.probes, 16):
             c = rng.standard_normal((min(16, self.probes - start), self.rank))

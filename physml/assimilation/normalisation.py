@@ -1,143 +1,160 @@
 """Exact diagonals of the inverse of a diffusion operator and of its powers, without the inverse.
 
-With F_k = A^-1 (D A^-1)^(k-1), the inverse of A + t D is the series sum over k of (-t)^(k-1) F_k. Its diagonal blocks follow from
-two sweeps over the lines of a grid, where A is block tridiagonal (Takahashi's way, in blocks): forward S_i = T_i - C_i^T S_(i-1)^-1
-C_i, and R_i the same from the other end; then the block of line i is (S_i + R_i - T_i)^-1. The sweeps carry the first terms of the
-series, so that one pass gives the diagonals of all F_k wanted.
+With F_k = A^-1 (D A^-1)^(k-1), the inverse of A + t D is the series sum over k of (-t)^(k-1) F_k. Its entries on the pattern of
+the factor of A follow from that factor alone (Takahashi's equations). Both are done here by nested dissection in dense blocks, for
+the first terms of the series at once: a line of cells parts the others into two that do not touch, and so on. With s such a line
+(or a last patch of cells), u the cells around what it parts, and M the matrix after all within is eliminated,
 
-A large grid is cut into tiles with a margin. What lies beyond a distance d changes a variance by the correlation at 2 d, so that a
-margin of eight scales l leaves some 1e-6 of it.
+    up:    W = M_ss^-1,   G = W M_su,   M_uu - M_us G goes to the next larger part;
+    down:  Z_su = -G Z_uu,   Z_ss = W - Z_su G^T,   with Z_uu, entries of the inverse, from there.
+
+The work grows as n^(3/2).
 
 References
 ----------
 Erisman, A. M. and Tinney, W. F. (1975), On computing certain elements of the inverse of a sparse matrix,
 doi:10.1145/360680.360704.
+George, A. (1973), Nested dissection of a regular finite element mesh, doi:10.1137/0710032.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.linalg.lapack
 
-MARGIN = 8.0
-"""Width of the margin of a tile, in scales l = length / sqrt(2 nu)."""
+PATCH = 120
+"""Number of cells that are not parted further."""
 
 
-def chain_diagonals(mesh: Any, matrix: Any, reach: float, count: int) -> np.ndarray:
+@dataclass(eq=False)
+class _Part:
+    """A line s of cells, and the parts it parts."""
+
+    cells: np.ndarray
+    children: list[_Part] = field(default_factory=list)
+    around: Any = None
+    inverse: Any = None
+    gain: Any = None
+
+
+def chain_diagonals(mesh: Any, matrix: Any, count: int) -> np.ndarray:
     """Return the diagonals of F_1 to F_count, ``[count, cells]``.
 
     Parameters
     ----------
     mesh
-        With area D, row and column of each cell, and the distances between rows and columns [m].
+        With the area D, row and column of each cell, and whether rows and columns close.
     matrix
-        A, sparse, connecting neighbours in the grid.
-    reach
-        The largest scale l [m].
+        A, sparse and symmetric, connecting neighbours in the grid.
     """
-    out = np.zeros((count, mesh.area.size))
-    ny, nx = mesh.shape
-    number = np.full((ny, nx), -1, "int64")
-    number[mesh.row, mesh.column] = np.arange(mesh.area.size)
-    rows_margin = int(np.ceil(MARGIN * reach / mesh.row_spacing))
-    for rows, wide_rows in _pieces(ny, rows_margin, mesh.closes[0]):
-        margin = int(np.ceil(MARGIN * reach / mesh.spacing[wide_rows].min()))
-        for columns, wide_columns in _pieces(nx, margin, mesh.closes[1]):
-            cells = number[wide_rows][:, wide_columns]
-            core = np.zeros(cells.shape, bool)
-            core[np.ix_(np.isin(wide_rows, rows), np.isin(wide_columns, columns))] = True
-            there = cells >= 0
-            if not (core & there).any():
-                continue
-            whole = (len(wide_rows) == ny, len(wide_columns) == nx)
-            line = _lines(cells.shape, [a and b for a, b in zip(mesh.closes, whole, strict=True)])
-            order = np.argsort(line[there], kind="stable")
-            chosen, kept = cells[there][order], core[there][order]
-            values = _tridiagonal(matrix[chosen][:, chosen].tocsr(), mesh.area[chosen], line[there][order], count)
-            out[:, chosen[kept]] = values[:, kept]
-    return out
+    at = np.stack([mesh.row, mesh.column])
+    rest, first = np.arange(mesh.area.size), []
+    for axis, closed in enumerate(mesh.closes):
+        if closed:
+            # One line across a closed dimension opens it.
+            cut = at[axis, rest] == 0
+            first.append(rest[cut])
+            rest = rest[~cut]
+    tree = _dissect(rest, at)
+    for line in reversed(first):
+        tree = _Part(line, [tree])
+    position = np.empty(mesh.area.size, "int64")
+    order = _postorder(tree)
+    position[np.concatenate([p.cells for p in order])] = np.arange(mesh.area.size)
+    _eliminate(order, matrix.tocsr(), mesh.area, position, count)
+    out = np.empty((count, mesh.area.size))
+    _descend(tree, out)
+    return out * (-1.0) ** np.arange(count)[:, None]
 
 
-def _pieces(size: int, margin: int, periodic: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield parts of a dimension and the same with a margin on both sides, where there is so much."""
-    width = max(2 * margin, 16)
-    if width + 2 * margin >= size:
-        yield np.arange(size), np.arange(size)
-        return
-    for start in range(0, size, width):
-        part = np.arange(start, min(start + width, size))
-        wide = np.arange(start - margin, part[-1] + 1 + margin)
-        yield part, wide % size if periodic else wide[(wide >= 0) & (wide < size)]
+def _dissect(cells: np.ndarray, at: np.ndarray) -> _Part:
+    """Return a tree of parts of *cells*, whose rows and columns are ``at [2, all]``."""
+    if cells.size <= PATCH:
+        return _Part(cells)
+    places = at[:, cells]
+    along = places[int(np.argmax(np.ptp(places, axis=1)))]
+    middle = int(np.median(along))
+    sides = [_dissect(cells[side], at) for side in (along < middle, along > middle) if side.any()]
+    return _Part(cells[along == middle], sides)
 
 
-def _lines(shape: tuple[int, int], closes: list[bool]) -> np.ndarray:
-    """Return a number for every cell such that neighbours differ by one at most, with few cells of each number."""
-    # A closed dimension is folded: its lines are taken two by two from where it is cut.
-    lines, sizes = [], []
-    for axis, closed in enumerate(closes):
-        line = np.indices(shape)[axis]
-        lines.append(np.minimum(line, shape[axis] - 1 - line) if closed else line)
-        sizes.append(shape[1 - axis] * (2 if closed else 1))
-    return lines[int(np.argmin(sizes))]
+def _postorder(tree: _Part) -> list[_Part]:
+    """Return all parts, children before parents."""
+    out, stack = [], [tree]
+    while stack:
+        part = stack.pop()
+        out.append(part)
+        stack += part.children
+    return out[::-1]
 
 
-def _tridiagonal(matrix: Any, area: np.ndarray, line: np.ndarray, count: int) -> np.ndarray:
-    """Return the diagonals of F_1 to F_count of a block tridiagonal matrix whose cells are sorted by line."""
-    starts = np.flatnonzero(np.r_[True, np.diff(line) != 0])
-    ends = np.r_[starts[1:], line.size]
-    parts = [slice(i, j) for i, j in zip(starts, ends, strict=True)]
-    blocks = [matrix[p][:, p].toarray() for p in parts]
-    # Lines that a strip of land parts are not coupled: the product below is then zero.
-    couplings = [matrix[p][:, q] for p, q in itertools.pairwise(parts)]
-
-    def sweep(order: list[int], coupling: Any) -> dict[int, list[np.ndarray]]:
-        """Return S_i as a series in t for each line."""
-        found: dict[int, list[np.ndarray]] = {}
-        inverse: list[np.ndarray] = []
-        for place, i in enumerate(order):
-            series = [blocks[i].copy(), np.diag(area[parts[i]])][:count]
-            series += [np.zeros_like(blocks[i]) for _ in range(count - len(series))]
-            if place:
-                c = coupling(i)
-                for term, known in zip(series, inverse, strict=True):
-                    term -= c @ (c @ known.T).T
-            found[i] = series
-            if place + 1 < len(order):
-                inverse = _inverse(series)
-        return found
-
-    lines = range(len(parts))
-    down = sweep(list(lines), lambda i: couplings[i - 1].T.tocsr())
-    up = sweep(list(reversed(lines)), lambda i: couplings[i])
-    out = np.empty((count, line.size))
-    for i, part in enumerate(parts):
-        total = [s + r for s, r in zip(down.pop(i), up.pop(i), strict=True)]
-        total[0] -= blocks[i]
+def _eliminate(order: list[_Part], matrix: Any, area: np.ndarray, position: np.ndarray, count: int) -> None:
+    """Give each part its ``around``, ``inverse`` W and ``gain`` G, these two as series."""
+    updates: dict[int, list[np.ndarray]] = {}
+    start, local = 0, np.empty(area.size, "int64")
+    for part in order:
+        s, size = part.cells, part.cells.size
+        rows = matrix[s]
+        row, column, value = np.repeat(np.arange(size), np.diff(rows.indptr)), rows.indices, rows.data
+        later = position[column] >= start
+        row, column, value = row[later], column[later], value[later]
+        start += size
+        outer = np.concatenate([column[position[column] >= start], *[c.around for c in part.children]])
+        part.around = outer = np.unique(outer[position[outer] >= start])
+        front = np.concatenate([s, outer])
+        local[front] = np.arange(front.size)
+        series = [np.zeros((front.size, front.size)) for _ in range(count)]
+        series[0][row, local[column]] = value
+        far = local[column] >= size
+        series[0][local[column[far]], row[far]] = value[far]
         if count > 1:
-            total[1][np.diag_indices(len(blocks[i]))] -= area[part]
-        diagonals = _inverse_diagonals(total)
-        out[:, part] = diagonals * (-1.0) ** np.arange(count)[:, None]
-    return out
+            series[1][np.arange(size), np.arange(size)] = area[s]
+        for child in part.children:
+            place = np.ix_(local[child.around], local[child.around])
+            for term, update in zip(series, updates.pop(id(child)), strict=True):
+                term[place] += update
+        part.inverse = _inverse([m[:size, :size] for m in series])
+        across = [m[:size, size:] for m in series]
+        part.gain = _product(part.inverse, across)
+        lost = _product([a.T for a in across], part.gain)
+        updates[id(part)] = [m[size:, size:] - x for m, x in zip(series, lost, strict=True)]
+
+
+def _descend(tree: _Part, out: np.ndarray) -> None:
+    """Write the diagonals of the inverse, part after part from the whole down."""
+    # With each part go the entries of the inverse among the cells of the part above and around it.
+    stack: list[tuple[_Part, list[np.ndarray], np.ndarray]] = [(tree, [], np.empty(0, "int64"))]
+    local = np.empty(out.shape[1], "int64")
+    while stack:
+        part, above, front = stack.pop()
+        s, size = part.cells, part.cells.size
+        local[front] = np.arange(front.size)
+        place = np.ix_(local[part.around], local[part.around])
+        outer = [z[place] for z in above] or [np.empty((0, 0))] * len(out)
+        cross = [-z for z in _product(part.gain, outer)]
+        back = _product(cross, [g.T for g in part.gain])
+        inner = [w - z for w, z in zip(part.inverse, back, strict=True)]
+        out[:, s] = [np.diag(z) for z in inner]
+        part.inverse = part.gain = None
+        if part.children:
+            whole = [np.block([[a, b], [b.T, c]]) for a, b, c in zip(inner, cross, outer, strict=True)]
+            stack += [(c, whole, np.concatenate([s, part.around])) for c in part.children]
+
+
+def _product(a: list[np.ndarray], b: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the product of two power series of matrices, to the same order."""
+    return [sum(a[i] @ b[k - i] for i in range(k + 1)) for k in range(len(a))]
 
 
 def _inverse(series: list[np.ndarray]) -> list[np.ndarray]:
-    """Return the inverse of a matrix that is a power series, to the same order."""
-    first = np.linalg.inv(series[0])
+    """Return the inverse of a symmetric positive power series, to the same order."""
+    factor, _ = scipy.linalg.lapack.dpotrf(series[0], lower=1)
+    half, _ = scipy.linalg.lapack.dpotri(factor, lower=1)
+    first = np.tril(half) + np.tril(half, -1).T
     out = [first]
     for k in range(1, len(series)):
         out.append(-first @ sum(series[j] @ out[k - j] for j in range(1, k + 1)))
     return out
-
-
-def _inverse_diagonals(series: list[np.ndarray]) -> np.ndarray:
-    """Return the diagonals of the inverse of a series; the last term costs no full product."""
-    inverse = _inverse(series[:-1] if len(series) > 1 else series)
-    out = [np.diag(m) for m in inverse]
-    if len(series) > 1:
-        k = len(series) - 1
-        rest = sum(series[j] @ inverse[k - j] for j in range(1, k + 1))
-        out.append(-np.einsum("ij,ji->i", inverse[0], rest))
-    return np.stack(out)

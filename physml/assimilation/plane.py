@@ -108,14 +108,16 @@ class Circulant(Background):
 
     def _spectrum(self, length: Any) -> Any:
         """Return the spectrum of the correlation, half of the last dimension."""
-        offsets = [
-            dx * (((np.arange(n) + n // 2) % n - n // 2) + n * np.arange(-m, m + 1)[:, None])
+        # Every way round each dimension: [turn, cell] squared distances.
+        squares = [
+            np.square(dx * (((np.arange(n) + n // 2) % n - n // 2) + n * np.arange(-m, m + 1)[:, None]))
             for n, dx, m in zip(self.whole, self.spacing, self.turns, strict=True)
         ]
         total: Any = 0.0
-        for turns in np.ndindex(*[len(o) for o in offsets]):
-            axes = np.meshgrid(*[np.square(o[k]) for o, k in zip(offsets, turns, strict=True)], indexing="ij")
-            total = total + self.kernel.shape(ops.convert_to_tensor(sum(axes)) / length**2)
+        for rows in squares[0]:
+            r2 = rows if len(squares) == 1 else rows[:, None] + squares[1][:, None, :]
+            kernel = self.kernel.shape(ops.convert_to_tensor(r2) / length**2)
+            total = total + (kernel if len(squares) == 1 else ops.sum(kernel, axis=0))
         first = ops.reshape(total, (-1,))[0]
         return _backend.real_spectrum(total / first)
 
