@@ -441,3 +441,11 @@ def scan(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -
 def mean(x: Any, axis: int, keepdims: bool = False) -> Any:
     """Return the mean along an axis in the dtype of *x*: ``keras.ops.mean`` computes it in float32 on JAX."""
     return keras.ops.sum(x, axis=axis, keepdims=keepdims) / x.shape[axis]
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """Return a tensor as an array where its values are known by now, None inside compiled functions."""
+    try:
+        return np.asarray(keras.ops.convert_to_numpy(value))
+    except (NotImplementedError, TypeError, AttributeError, ValueError):
+        return None

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from physml.assimilation.background import bind as bind
     from physml.assimilation.background import draw as draw
     from physml.assimilation.blue import BLUE as BLUE
-    from physml.assimilation.blue import Analysis as Analysis
-    from physml.assimilation.blue import leave_out as leave_out
     from physml.assimilation.columns import ColumnObservations as ColumnObservations
     from physml.assimilation.combine import Dense as Dense
     from physml.assimilation.combine import Ensemble as Ensemble
@@ -49,6 +47,7 @@ if TYPE_CHECKING:
     from physml.assimilation.covariance import GaspariCohn as GaspariCohn
     from physml.assimilation.covariance import Gaussian as Gaussian
     from physml.assimilation.covariance import Matern as Matern
+    from physml.assimilation.cross_validation import leave_out as leave_out
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.diagnostics import crps as crps
     from physml.assimilation.diagnostics import rank_histogram as rank_histogram
@@ -67,6 +66,8 @@ if TYPE_CHECKING:
     from physml.assimilation.kalman import ExtendedKalman as ExtendedKalman
     from physml.assimilation.kalman import Kalman as Kalman
     from physml.assimilation.kalman import OptimalInterpolation as OptimalInterpolation
+    from physml.assimilation.layer import Analysis as Analysis
+    from physml.assimilation.layer import Influence as Influence
     from physml.assimilation.letkf import LETKF as LETKF
     from physml.assimilation.likelihood import fit_background_error as fit_background_error
     from physml.assimilation.likelihood import innovation_likelihood as innovation_likelihood
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from physml.assimilation.runner import drive as drive
     from physml.assimilation.smoother import EnKS as EnKS
     from physml.assimilation.spectrum import power_spectrum as power_spectrum
+    from physml.assimilation.state_blue import StateBLUE as StateBLUE
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
@@ -98,6 +100,12 @@ _MODULES = {
     "joint": ("JointObservations",),
     "superobbing": ("superob",),
     "grids": ("bilinear", "observe", "random_positions"),
+    "blue": ("BLUE",),
+    "state_blue": ("StateBLUE",),
+    "layer": ("Analysis", "Influence"),
+    "cross_validation": ("leave_out",),
+    "analysis": ("analyse",),
+    "cycle": ("Cycle",),
     "background": ("Background", "bind", "draw"),
     "covariance": ("Diagonal", "GaspariCohn", "Gaussian", "Matern"),
     "combine": ("Dense", "Ensemble", "Hybrid", "Sum"),
@@ -106,9 +114,6 @@ _MODULES = {
     "diffusion": ("Diffusion",),
     "likelihood": ("fit_background_error", "innovation_likelihood"),
     "localisation": ("gaspari_cohn",),
-    "blue": ("BLUE", "Analysis", "leave_out"),
-    "analysis": ("analyse",),
-    "cycle": ("Cycle",),
     "kalman": ("Kalman", "ExtendedKalman", "OptimalInterpolation"),
     "ensemble": ("EnKF", "EnSRF", "ETKF"),
     "letkf": ("LETKF",),

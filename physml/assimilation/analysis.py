@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from keras import ops
 
-from physml import _backend
 from physml.assimilation import observations as obs
 from physml.assimilation.blue import BLUE
-from physml.assimilation.covariance import Covariance
+from physml.assimilation.choice import FORMS
+from physml.assimilation.iterative import Sampled
 from physml.assimilation.observations import PointObservations, duration, refuse, seconds
 from physml.provenance import same_units, stamp
 
@@ -20,7 +19,7 @@ from physml.provenance import same_units, stamp
 def analyse(
     ds: xr.Dataset,
     observations: PointObservations,
-    background_error: Covariance,
+    background_error: Any,
     *,
     periodic: bool,
     variable: str | None = None,
@@ -28,6 +27,9 @@ def analyse(
     tolerance: Any = None,
     window: Any = None,
     outside: str = "drop",
+    method: str = "auto",
+    samples: int = 64,
+    neighbours: int = 50,
 ) -> xr.Dataset:
     """Return the analysis of a labelled forecast, with its error map; lazy in time where the forecast is.
 
@@ -42,7 +44,7 @@ def analyse(
     observations
         With ``error_std``.
     background_error
-        B; its std may be a DataArray on (lat, lon).
+        B, as for :class:`BLUE`; its std may be a DataArray on (lat, lon).
     periodic
         Whether the first and the last longitude are neighbours.
     variable
@@ -56,13 +58,16 @@ def analyse(
         With a ``time_length``: only observations nearer in time than this are used. None: all.
     outside
         What to do with observations on land or outside the grid: ``"drop"`` counts them, ``"error"`` raises an error.
+    method, samples, neighbours
+        Form of the solution, as for :class:`BLUE`; one for all times, told by the attribute ``solution``.
 
     Returns
     -------
     Dataset
-        The analysis under the name of the forecast, its posterior standard deviation ``<name>_std``, ``chi2`` and ``used``
-        by time, ``innovation`` and ``innovation_std`` (what B and R let one expect) by observation; attributes
-        ``observations_dropped_space`` and ``observations_dropped_time``.
+        The analysis under the name of the forecast, its posterior standard deviation ``<name>_std`` (with
+        ``<name>_std_error`` where it is estimated from random samples); ``chi2``, ``used`` and ``signal`` (degrees of freedom)
+        by time; ``innovation``, ``innovation_std`` (what B and R let one expect) and ``influence`` on the analysis of its
+        time by observation; attributes ``solution``, ``observations_dropped_space`` and ``observations_dropped_time``.
 
     Raises
     ------
@@ -85,10 +90,11 @@ def analyse(
         )
     field = field if field.ndim == 3 else field.expand_dims("time" if when is None else str(when.name))
     time, size, space = str(field.dims[0]), field.shape[0], [lat, lon]
-    if isinstance(background_error.std, xr.DataArray):
+    if isinstance(getattr(background_error, "std", None), xr.DataArray):
         background_error = replace(background_error, std=background_error.std.transpose(lat, lon).values)
-    layer = BLUE(background_error, latitude=field[lat], longitude=field[lon], periodic=periodic, mask=wet)
-    table, in_time = observations.table(), background_error.in_time
+    options: dict[str, Any] = {"method": method, "samples": samples, "neighbours": neighbours}
+    layer = BLUE(background_error, latitude=field[lat], longitude=field[lon], periodic=periodic, mask=wet, **options)
+    table, in_time = observations.table(), getattr(background_error, "in_time", False)
     given = {k: v[0] for k, v in layer.prepare(table, outside).items()}
     on_grid, finite = given["weights"].any(axis=-1), np.isfinite(given["values"])
     near = _nearest(table, when, size, in_time, tolerance)
@@ -109,59 +115,63 @@ def analyse(
         now, then = seconds(when), seconds(table.time)
         usable, reach = (near >= 0) & on_grid & finite, np.inf if window is None else duration(window)
         rows = [np.flatnonzero(usable & (np.abs(then - t) <= reach)) for t in now]
-    width = max(1, *map(len, rows))
+    layer.method = layer.resolved(max(1, *map(len, rows)))
 
     def block(values: np.ndarray, steps: np.ndarray, innovations: np.ndarray) -> tuple[np.ndarray, ...]:
         out = []
-        with _backend.float64():
-            nothing = ops.zeros((1, *layer.grid_shape, 1), dtype="float64")
-            for i, (xf, t) in enumerate(zip(values, steps, strict=True)):
-                row = np.pad(rows[t], (0, width - len(rows[t])), constant_values=-1)
-                part = {k: v[row][None] for k, v in given.items()}
-                part["values"] = np.where(row < 0, np.nan, innovations[row] if in_time else innovations[i])[None]
-                if in_time:
-                    part["lag"] = (then[row] - now[t])[None]
-                a = layer.diagnose(nothing, part)
-                increment, std = (ops.convert_to_numpy(x)[0, ..., 0] for x in (a.analysis, a.std))
-                maps = (np.where(wet, x, np.nan).astype(values.dtype) for x in (xf + increment, std))
-                out.append((*maps, *(ops.convert_to_numpy(x)[0] for x in (a.chi2, a.used))))
+        nothing = np.zeros((1, *layer.grid_shape, 1))
+        for i, (xf, t) in enumerate(zip(values, steps, strict=True)):
+            row = rows[t] if rows[t].size else own[t][:1]
+            part = {k: v[row][None] for k, v in given.items()}
+            part["values"] = np.where(row < 0, np.nan, innovations[row] if in_time else innovations[i])[None]
+            if in_time:
+                part["lag"] = (then[row] - now[t])[None]
+            xa, std, _, expected, chi2, used, *rest = (np.asarray(x)[0] for x in layer.examine(nothing, part))
+            maps = (np.where(wet, x[..., 0], np.nan).astype(values.dtype) for x in (xf[..., None] + xa, std, rest[0]))
+            # Of the observations used, those of this time.
+            here = {each: k for k, each in enumerate(row) if each >= 0}
+            place = np.array([here.get(each, -1) for each in own[t]])
+            seen = (np.where(place < 0, np.nan, x[place]) for x in (expected, rest[1]))
+            out.append((*maps, chi2, used, rest[2], *seen))
         return tuple(np.stack(column) for column in zip(*out, strict=True))
 
-    xa, std, chi2, used = xr.apply_ufunc(
+    xa, std, error, chi2, used, signal, expected, influence = xr.apply_ufunc(
         block,
         field,
         xr.DataArray(np.arange(size), dims=time),
         obs.whole(innovation, "_obs") if in_time else obs.whole(d - hx, "_slot"),
         input_core_dims=[space, [], ["_obs"] if in_time else ["_slot"]],
-        output_core_dims=[space, space, [], []],
+        output_core_dims=[space, space, space, [], [], [], ["_slot"], ["_slot"]],
         dask="parallelized",
-        output_dtypes=[field.dtype, field.dtype, "float64", "float64"],
+        output_dtypes=[field.dtype] * 3 + ["float64"] * 5,
+        dask_gufunc_kwargs={"output_sizes": {"_slot": own.shape[1]}},
     )
-    each = np.arange(near.size)[:, None]
-    with _backend.float64():
-        # Each observation alone: only its own variance is wanted.
-        alone = {**{k: v[each] for k, v in given.items()}, "lag": np.zeros(each.shape)}
-        variance = ops.convert_to_numpy(layer.seen(alone)[0].at_observations())[:, 0, 0]
-    expected = np.where((near >= 0) & on_grid & finite, np.sqrt(variance + given["error_std"] ** 2), np.nan)
     dims, coords = _places(observations, field)
-    place = xr.DataArray(each.reshape(observations.values.shape), dims=dims)
+    place = xr.DataArray(np.arange(near.size).reshape(observations.values.shape), dims=dims)
+    there = xr.DataArray(near >= 0, dims="_obs")
+    expected, influence = (
+        x.reset_coords(drop=True).drop_vars(time, errors="ignore").isel(at).where(there).isel(_obs=place)
+        for x in (expected, influence)
+    )
     attrs, label = field.attrs, field.attrs.get("long_name", name)
     columns = {
         f"{name}_std": (std, f"posterior standard deviation of {label}", attrs.get("units")),
         "chi2": (chi2, "chi-square of the innovations over their number", "1"),
         "used": (used, "number of observations used", "1"),
+        "signal": (signal, "degrees of freedom for signal", "1"),
         "innovation": (innovation.isel(_obs=place), "observation minus forecast", attrs.get("units")),
-        "innovation_std": (
-            xr.DataArray(expected, dims="_obs").isel(_obs=place),
-            "expected standard deviation of the innovation",
-            attrs.get("units"),
-        ),
+        "innovation_std": (expected, "expected standard deviation of the innovation", attrs.get("units")),
+        "influence": (influence, "influence of the observation on the analysis at its place", "1"),
     }
+    if issubclass(FORMS[layer.method], Sampled):
+        text = f"standard error of the posterior standard deviation from {samples} random samples"
+        columns[f"{name}_std_error"] = (error, text, attrs.get("units"))
     out = xr.Dataset({name: xa.assign_attrs(attrs)}, attrs=ds.attrs).assign_coords(coords)
     out = out.assign({k: v.assign_attrs(_attrs(text, units)) for k, (v, text, units) in columns.items()})
     out = out if ds[name].ndim == 3 else out.isel({time: 0})
     counts = {"space": (finite & ~on_grid).sum(), "time": (finite & (near < 0)).sum()}
     out = out.assign_attrs({f"observations_dropped_{k}": int(n) for k, n in counts.items()})
+    out = out.assign_attrs(solution=FORMS[layer.method].name)
     return stamp(out, f"BLUE of {name} with {background_error!r}")
 
 

@@ -129,7 +129,7 @@ def prepared_rows(
         start = layer.observation_error.std
     if start is None:
         refuse("the innovations have no error", "error_std, sigma_o", None, "pass error_std= as a first guess")
-    in_time = layer.background_error.in_time
+    in_time = getattr(layer.background_error, "in_time", False)
     given = layer.prepare(innovations.table() if in_time else innovations)
     given["error_std"] = np.broadcast_to(np.reshape(start, np.shape(start) or (1, 1)), given["values"].shape)
     if in_time:

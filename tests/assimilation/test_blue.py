@@ -8,7 +8,9 @@ from scipy.optimize import minimize
 
 from physml import _backend
 from physml.assimilation import BLUE, Diagonal, Gaussian, Matern, PointObservations, random_positions
-from physml.assimilation.blue import blue
+from physml.assimilation.estimate import estimate
+from physml.assimilation.forms import ObservationSpace
+from physml.assimilation.problems import KernelProblem
 
 
 def run(layer, xf, arguments):
@@ -196,7 +198,8 @@ def test_gradients_are_those_of_finite_differences(small, what, kernel):
         else:
             background = replace(B, **{what.removesuffix("_field"): x * scale})
         arguments["forecast"] = ops.convert_to_tensor(arguments["forecast"])
-        xa = blue(background, layer.unit, **arguments)
+        forecast = arguments.pop("forecast")
+        xa = estimate(KernelProblem(background, layer.unit, ObservationSpace), forecast, arguments)
         return ops.sum(xa * ops.convert_to_tensor(upstream))
 
     clean = np.nan_to_num(start)
