@@ -169,10 +169,16 @@ class Course:
         inputs: Any = [self.inputs(start, stop) for _, start, stop, _ in calls]
         told: Any
         if self.compiled:
-            several = Seen(*[None if a[0] is None else np.stack(a) for a in zip(*seen, strict=True)])
-            drawn = {name: np.stack([d[name] for d in draws]) for name in draws[0]}
+            held = None if self.held is None else np.stack(inputs)
             try:
-                after, told = self.runner.calls(state, several, drawn, None if self.held is None else np.stack(inputs))
+                if len(calls) == 1:
+                    # The first call of a window may keep more than it was given, which a loop cannot.
+                    after, told = self.runner.call(state, seen[0], draws[0], None if held is None else held[0])
+                    told = {name: value[None] for name, value in told.items()}
+                else:
+                    several = Seen(*[None if a[0] is None else np.stack(a) for a in zip(*seen, strict=True)])
+                    drawn = {name: np.stack([d[name] for d in draws]) for name in draws[0]}
+                    after, told = self.runner.calls(state, several, drawn, held)
             except Exception:
                 # Eigenvalues and Cholesky factors of NaN fail before the output can be looked at.
                 self._require_finite(state, calls)

@@ -31,7 +31,8 @@ class OverDask:
         if workers is not None and not hasattr(workers, "submit"):
             received = type(workers).__name__
             refuse("the workers are no dask client", "a distributed.Client", received, "Client(n_workers=4)")
-        self._sent = step if workers is None else workers.scatter([step], broadcast=True)[0]
+        # Wrapped, since distributed has a way of its own with Keras models, older than they are.
+        self._sent = None if workers is None else workers.scatter([Sent(step)], broadcast=True, hash=False)[0]
 
     def __call__(self, state: Any, forcing: Any = None) -> Any:
         """Return the state ``[N, *space, channel]`` one step later."""
@@ -57,7 +58,8 @@ class OverDask:
             return np.concatenate(self.workers.gather(futures))
         import dask
 
-        delayed = [dask.delayed(integrate, pure=False)(self.step, *task) for task in tasks]
+        sent = Sent(self.step)
+        delayed = [dask.delayed(integrate, pure=False)(sent, *task) for task in tasks]
         return np.concatenate(dask.compute(*delayed, scheduler="threads"))
 
     def _parts(self) -> int:
@@ -68,7 +70,14 @@ class OverDask:
         return max(1, sum(self.workers.nthreads().values()))
 
 
-def integrate(step: Callable[..., Any], x: np.ndarray, count: int, forcing: Any, dtype: str) -> np.ndarray:
+class Sent:
+    """A time step on its way to a worker."""
+
+    def __init__(self, step: Callable[..., Any]) -> None:
+        self.step = step
+
+
+def integrate(sent: Sent, x: np.ndarray, count: int, forcing: Any, dtype: str) -> np.ndarray:
     """Return members ``[N, *space, channel]`` after *count* steps; what a worker does."""
     with _backend.float64():
         state = ops.convert_to_tensor(x.astype(dtype))
@@ -77,7 +86,7 @@ def integrate(step: Callable[..., Any], x: np.ndarray, count: int, forcing: Any,
             if forcing is not None:
                 now = np.broadcast_to(forcing[i], (len(x), *forcing.shape[2:]))
                 held = ops.convert_to_tensor(now.astype(dtype))
-            state = evaluate(step, state, held)
+            state = evaluate(sent.step, state, held)
         return ops.convert_to_numpy(state).astype(x.dtype)
 
 

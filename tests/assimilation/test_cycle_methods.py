@@ -8,15 +8,19 @@ from keras import ops
 
 from physml import _backend
 from physml.assimilation import (
+    BLUE,
     ETKF,
     RK4,
     CallableObservations,
     Cycle,
+    Gaussian,
     GridObservations,
     JointObservations,
     LinearObservations,
+    OptimalInterpolation,
     PointObservations,
     drive,
+    random_positions,
 )
 from physml.assimilation.method import Geometry, Method, Output, Problem, Seen
 from physml.testbeds import lorenz96
@@ -294,3 +298,65 @@ def test_what_a_method_cannot_use_is_refused(twin, change, options, message):
     with pytest.raises(ValueError, match=message):
         cycle = Cycle(change.get("step", step()), ETKF(), state_names=["x"], **{"periodic": PERIOD, **given})
         cycle.run(change.get("initial", lambda ds: ds)(start), change.get("observations", lambda o: o)(seen), **options)
+
+
+def test_optimal_interpolation_of_labelled_fields_is_blue():
+    """A covariance given to a method is bound to the grid and its coasts, and points are observed as by the layer."""
+    rng = np.random.default_rng(8)
+    lat, lon, mask = np.linspace(-4, 4, 5), np.arange(0.0, 360, 45), np.ones((5, 8), bool)
+    mask[2, 3] = False
+    start = xr.Dataset(
+        {"t": (("lat", "lon"), np.where(mask, rng.normal(size=(5, 8)), np.nan), {"units": "K"})},
+        {"lat": lat, "lon": lon, "time": np.datetime64("2003-05-01", "ns")},
+    )
+    at = random_positions(lat, lon, mask, (2, 6), rng)
+    time = start.time.values + np.arange(1, 3) * np.timedelta64(1, "D")
+    seen = PointObservations(rng.normal(size=(2, 6)), *at, time, 0.2, "K", "t")
+    error = Gaussian(0.5, 3000e3)
+
+    def decay(x, forcing=None):
+        return 0.9 * x
+
+    layer = BLUE(error, latitude=lat, longitude=lon, periodic=True, mask=mask, dtype="float64")
+    blue = Cycle(decay, layer, state_names=["t"]).run(start, seen, time_step="1D", dtype="float64")
+    method = OptimalInterpolation(background_error=error)
+    out = Cycle(decay, method, state_names=["t"], periodic=True, mask=mask, fused=False).run(
+        start, seen, time_step="1D"
+    )
+    for name in blue.data_vars:
+        np.testing.assert_allclose(out[name], blue[name], rtol=0, atol=1e-11, err_msg=name)
+        assert out[name].dims == blue[name].dims
+
+
+def test_many_steps_between_analyses_are_a_loop(twin):
+    start, seen = twin
+    scheme = step()
+    cycle = Cycle(scheme, ETKF(), state_names=["x"], periodic=PERIOD)
+    course = cycle.course(start, GridObservations(seen.values.isel(time=[2, 5]), 1.0))
+    assert course.every == 6
+    out = cycle.run(start, GridObservations(seen.values.isel(time=[2, 5]), 1.0))
+    with _backend.float64():
+        x = ops.convert_to_tensor(start.x.values[..., None])
+        for _ in range(6):
+            x = scheme(x)
+        np.testing.assert_allclose(out.x_forecast[0], ops.convert_to_numpy(x)[..., 0].mean(axis=0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.long
+def test_workers_of_a_cluster_integrate_a_network():
+    from distributed import Client, LocalCluster
+
+    rng = np.random.default_rng(9)
+    network = keras.Sequential([keras.Input((8, 1)), keras.layers.Conv1D(4, 3, padding="same", activation="tanh")])
+    model = keras.Model(network.inputs, keras.layers.Conv1D(1, 1)(network.outputs[0]))
+    start = xr.Dataset({"x": (("member", "site"), rng.normal(size=(5, 8)))})
+    seen = xr.DataArray(rng.normal(size=(2, 8)), {"time": [1.0, 2.0]}, ("time", "site"), "x")
+    cycle = Cycle(model, ETKF(), state_names=["x"])
+    batch = cycle.run(start, GridObservations(seen, 0.5), time_step=1.0)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        over = cycle.run(start, GridObservations(seen, 0.5), time_step=1.0, members_by="dask", workers=client)
+    # float32, summed in another order.
+    np.testing.assert_allclose(over.x, batch.x, rtol=0, atol=1e-5)
