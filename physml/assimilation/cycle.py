@@ -61,6 +61,16 @@ class Cycle:
     >>> start = xr.Dataset({"tracer": ("x", [8.0, 4.0])})
     >>> decay.run(start, steps=2, time_step="1D").tracer.values.tolist()
     [[4.0, 2.0], [2.0, 1.0]]
+
+    The twin experiment of Sakov and Oke (2008), ten times of it:
+
+    >>> from physml.testbeds import lorenz96
+    >>> from physml.testbeds.setups import sakov2008
+    >>> truth, seen, members = sakov2008.twin(cycles=10, members=24)
+    >>> step = RK4(lorenz96.tendency, dt=0.05, dtype="float64")
+    >>> out = Cycle(step, ETKF(inflation=1.013), state_names=["x"]).run(members, GridObservations(seen))
+    >>> out.x.dims, out.used.values[0].item()
+    (('time', 'site'), 40.0)
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class GridObservations(Observations):
         DataArray with the dimensions of space and maybe time, NaN where there is no observation. Coordinates say which cells:
         some of them are enough (every other site).
     error_std
-        sigma_o: a number, or a DataArray broadcast to *values*.
+        sigma_o: a number, or a DataArray broadcast to *values*; by default the attribute ``error_std`` of *values*.
     variable
         Name of the observed variable, by default that of *values*.
     units
@@ -55,7 +55,7 @@ class GridObservations(Observations):
         if np.isinf(values).any():
             what = "GridObservations: observations are infinite"
             refuse(what, "finite values, NaN where missing", "inf", "replace by NaN")
-        std = self.error(self.error_std)
+        std = self.error(self.values.attrs.get("error_std") if self.error_std is None else self.error_std)
         std = std.reset_coords(drop=True) if isinstance(std, xr.DataArray) else xr.DataArray(float(std))
         if set(std.dims) - set(values.dims):
             what = "GridObservations: error_std does not fit the observations"

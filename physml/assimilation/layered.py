@@ -11,6 +11,7 @@ from keras import ops
 from physml.assimilation.identity import digest
 from physml.assimilation.labelling import Columns, Labels
 from physml.assimilation.observations import PointObservations
+from physml.assimilation.rows import Observations
 from physml.assimilation.steps import evaluate
 from physml.assimilation.times import duration, refuse, seconds
 from physml.assimilation.vector import require_units
@@ -149,6 +150,9 @@ def prepare_rows(
     size: int,
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Return the observations of each analysis, ``[analysis, 1 or member, m, ...]``, and how many were not used."""
+    if isinstance(observations, Observations) and not isinstance(observations, PointObservations):
+        remedy = "a Method, such as OptimalInterpolation(background_error=...), takes every kind"
+        refuse("Cycle: a layer observes points", "PointObservations", type(observations).__name__, remedy)
     members = [observations] if isinstance(observations, PointObservations) else list(observations)
     if len(members) not in (1, size):
         refuse("observations do not fit the members", f"one set, or {size}", len(members), "pass one for each member")

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
-from physml.assimilation.steps import evaluate
+from physml.assimilation.steps import Unrolled, _Scheme, evaluate
 from physml.assimilation.times import refuse
 
 
@@ -71,10 +71,22 @@ class OverDask:
 
 
 class Sent:
-    """A time step on its way to a worker."""
+    """A time step on its way to a worker; schemes around functions travel in parts, since Keras saves no plain functions."""
 
     def __init__(self, step: Callable[..., Any]) -> None:
         self.step = step
+
+    def __reduce__(self) -> Any:
+        step = self.step
+        if not isinstance(step, _Scheme | Unrolled):
+            return Sent, (step,)
+        inner, number = (step.tendency, step.dt) if isinstance(step, _Scheme) else (step.step, step.n)
+        more = {} if isinstance(step, _Scheme) else {"return_sequence": step.return_sequence}
+        return _assembled, (type(step), Sent(inner), number, {"dtype": step.dtype_policy.name, **more})
+
+
+def _assembled(kind: type, inner: Sent, number: Any, options: dict[str, Any]) -> Sent:
+    return Sent(kind(inner.step, number, **options))
 
 
 def integrate(sent: Sent, x: np.ndarray, count: int, forcing: Any, dtype: str) -> np.ndarray:

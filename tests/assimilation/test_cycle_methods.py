@@ -1,3 +1,4 @@
+import pickle
 from dataclasses import dataclass
 
 import keras
@@ -19,10 +20,12 @@ from physml.assimilation import (
     LinearObservations,
     OptimalInterpolation,
     PointObservations,
+    Unrolled,
     drive,
     random_positions,
 )
 from physml.assimilation.method import Geometry, Method, Output, Problem, Seen
+from physml.assimilation.workers import OverDask, Sent
 from physml.testbeds import lorenz96
 
 SITES = 12
@@ -264,9 +267,7 @@ def test_members_over_dask_give_the_numbers_of_one_batch(twin, cycled):
         np.testing.assert_allclose(over[name], cycled[name].isel(time=slice(0, 4)), rtol=0, atol=1e-11)
 
 
-def test_members_over_dask_are_not_differentiated():
-    from physml.assimilation.workers import OverDask
-
+def test_members_over_dask_are_not_differentiated_and_schemes_travel_in_parts():
     shared = OverDask(lambda x, forcing=None: 2 * x)
     with _backend.float64():
         x = ops.ones((3, 4, 1), dtype="float64")
@@ -274,6 +275,9 @@ def test_members_over_dask_are_not_differentiated():
         with pytest.raises(ValueError, match="members over dask cannot be differentiated"):
             _, adjoint = _backend.vjp(shared, x)
             adjoint(x)
+    sent = pickle.loads(pickle.dumps(Sent(Unrolled(step(), 2, return_sequence=False, dtype="float64")))).step
+    assert sent.n == 2 and sent.step.dt == 0.05 and sent.step.dtype_policy.name == "float64"
+    assert sent.step.tendency is lorenz96.tendency
     with pytest.raises(ValueError, match="the workers are no dask client"):
         OverDask(lambda x: x, workers=4)
 
@@ -284,6 +288,7 @@ def test_members_over_dask_are_not_differentiated():
         ({"initial": lambda ds: ds.isel(member=0)}, {}, "ETKF: the initial state has no members"),
         ({"observations": lambda o: None}, {}, "analysis and observations belong together"),
         ({"observations": lambda o: [o]}, {}, "these are no observations"),
+        ({"method": "layer"}, {"steps": 24, "time_step": 0.05}, "a layer observes points"),
         ({"periodic": {"s": 12}}, {}, "periodic names no dimension of space"),
         ({"periodic": True}, {}, "the grid is not geographic"),
         ({"gross_error": 0.0}, {}, "gross_error is not positive"),
@@ -296,7 +301,9 @@ def test_what_a_method_cannot_use_is_refused(twin, change, options, message):
     start, seen = twin
     given = {k: v for k, v in change.items() if k in ("periodic", "gross_error")}
     with pytest.raises(ValueError, match=message):
-        cycle = Cycle(change.get("step", step()), ETKF(), state_names=["x"], **{"periodic": PERIOD, **given})
+        method = ETKF() if "method" not in change else keras.layers.Identity()
+        given |= {} if "method" not in change else {"space": ["site"]}
+        cycle = Cycle(change.get("step", step()), method, state_names=["x"], **{"periodic": PERIOD, **given})
         cycle.run(change.get("initial", lambda ds: ds)(start), change.get("observations", lambda o: o)(seen), **options)
 
 

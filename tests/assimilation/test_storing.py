@@ -72,6 +72,7 @@ def interrupted(monkeypatch, at):
 def test_a_resumed_run_is_bit_equal_whatever_was_half_written(kind, tmp_path, monkeypatch, no_compute):
     cycle, start, seen = kind()
     whole = cycle.run(start, seen, **options(kind))
+    assert whole.attrs["observations_rejected"] == whole.rejected.sum() > 0
     target = tmp_path / "run.zarr"
     more = {**options(kind), "to": target, "chunk": 2}
     for at in (3, 2, 1):
