@@ -54,7 +54,9 @@ class JointObservations(Observations):
         for p in parts:
             functions += [(slice(s.start + start, s.stop + start), f) for s, f in p.functions]
             start += p.values.shape[1]
-        places = [p.positions for p in parts]
+        every = slice(None)
+        cells = parts[0].cells if all(p.cells is not None and p.positions is None for p in parts) else None
+        places = [None if cells is not None else p.places(every) for p in parts]
         known = [p for p in places if p is not None]
         return Rows(
             np.concatenate([p.values for p in parts], axis=1),
@@ -65,6 +67,7 @@ class JointObservations(Observations):
             sum((p.variables for p in parts), ()),
             sum((p.units for p in parts), ()),
             functions=tuple(functions),
+            cells=cells,
             dropped=sum(p.dropped for p in parts),
             unused=sum(p.unused for p in parts),
         )

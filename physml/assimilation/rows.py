@@ -28,13 +28,15 @@ class Rows:
     weights: np.ndarray
     """``[time, m, k]``."""
     positions: np.ndarray | None
-    """``[time, m, d]`` in the coordinates of the geometry, 0 where missing; None: not known."""
+    """``[time, m, d]`` in the coordinates of the geometry, 0 where missing; None: not known, or by *cells*."""
     variables: tuple[str, ...]
     """Name of what each of the m places holds."""
     units: tuple[str | None, ...]
     """Its units."""
     functions: tuple[tuple[slice, Callable[[Any], Any]], ...] = ()
     """Places whose operator is a function of the fields ``[N, *space, channel] -> [N, width]``."""
+    cells: np.ndarray | None = None
+    """Positions of the elements of the state ``[n, d]``: an observation without its own lies where it weighs most."""
     dropped: int = 0
     """Number of observations at an analysis time that lie on land or outside the grid."""
     unused: int = 0
@@ -55,8 +57,15 @@ class Rows:
         inside = (at >= 0) & (at < count)
         row = np.clip(at, 0, count - 1)
         values = np.where(inside[:, None], self.values[row], np.nan)
-        positions = None if self.positions is None else self.positions[row]
-        return Seen(values, self.error_std[row], self.index[row], self.weights[row], positions)
+        return Seen(values, self.error_std[row], self.index[row], self.weights[row], self.places(row))
+
+    def places(self, row: Any) -> np.ndarray | None:
+        """Return the positions of some rows, ``[time, m, d]``."""
+        if self.positions is not None or self.cells is None:
+            return None if self.positions is None else self.positions[row]
+        index, weights = self.index[row], self.weights[row]
+        main = np.take_along_axis(index, np.abs(weights).argmax(axis=-1)[..., None], axis=-1)[..., 0]
+        return np.where(weights.any(axis=-1)[..., None], self.cells[main], 0.0)
 
     def observe(self, state: StateVector) -> Callable[[Any, Seen], Any]:
         """Return H, ``(x [N, n], seen at one time) -> [N, m]``."""
@@ -163,9 +172,6 @@ def linear_rows(
         refuse(what, "observations of wet cells", f"{lost}", "pass outside='drop', or correct them")
     weights = np.where(on_grid[..., None], weights, 0.0)
     index = np.where(weights != 0, state.element(cells, channel), 0).astype("int32")
-    if positions is None and state.geometry is not None:
-        main = np.take_along_axis(index, np.abs(weights).argmax(axis=-1)[..., None], axis=-1)[..., 0]
-        positions = state.geometry.positions[main]
     if positions is not None:
         positions = np.where(on_grid[..., None], positions, 0.0)
     first = int(np.ravel(channel)[0])
@@ -177,6 +183,7 @@ def linear_rows(
         positions,
         (label or state.names[first],) * values.shape[1],
         (state.units[first],) * values.shape[1],
+        cells=state.geometry.positions if positions is None else None,
         dropped=lost,
         unused=total - int(finite.sum()),
     )

@@ -79,6 +79,22 @@ def test_a_labelled_cycle_is_the_bare_runner(twin, cycled):
     np.testing.assert_allclose(cycled.x_members.std("member", ddof=1), cycled.x_std, rtol=0, atol=1e-13)
 
 
+def test_model_error_is_bound_to_the_grid(twin):
+    start, seen = twin
+    scheme = step()
+    cycle = Cycle(scheme, ETKF(), state_names=["x"], model_error=Gaussian(0.5, 1.0), periodic=PERIOD, fused=False)
+    out = cycle.run(start, GridObservations(seen.values.isel(time=[0]), 1.0), seed=4, members=True)
+    gap = np.abs(np.subtract.outer(np.arange(SITES), np.arange(SITES)))
+    gap = np.minimum(gap, SITES - gap)
+    q = cycle.course(start, seen).problem().model_error
+    with _backend.float64():
+        np.testing.assert_allclose(ops.convert_to_numpy(q.dense()), 0.25 * np.exp(-0.5 * gap**2), atol=1e-12)
+        draws = np.random.default_rng((4, 0)).standard_normal((1, 10, q.rank))[0]
+        x = ops.convert_to_tensor(start.x.values[..., None])
+        x = scheme(scheme(x))[..., 0] + q.root(ops.convert_to_tensor(draws))
+        np.testing.assert_allclose(out.x_forecast[0], ops.convert_to_numpy(x).mean(axis=0), rtol=0, atol=1e-12)
+
+
 def test_output_is_labelled_at_the_times_of_the_observations(twin, cycled):
     start, seen = twin
     assert cycled.x.dims == ("time", "site") and cycled.x_members.dims == ("time", "member", "site")

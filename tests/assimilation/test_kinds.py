@@ -97,7 +97,7 @@ def test_gridded_observations_with_gaps_are_packed_to_the_fullest_time(ring):
     assert rows.values[2, :2].tolist() == [10, 11] and rows.error_std[2, :2].tolist() == [2, 5]
     np.testing.assert_array_equal(seen(vector, rows, x[:, None])[0], x[::2])
     np.testing.assert_array_equal(seen(vector, rows, x[:, None])[2, :2], x[[2, 8]])
-    assert rows.positions[2, :2, 0].tolist() == [2, 8] and sorted(observations.when()) == [1, 3]
+    assert rows.seen(2, 3).positions[0, :2, 0].tolist() == [2, 8] and sorted(observations.when()) == [1, 3]
     assert observations.rows(vector, TIMES[1:]).unused == 5
 
 
@@ -166,6 +166,22 @@ def test_points_need_levels_and_a_period(ocean, ring):
         points.rows(state_vector([flat], ("lat", "lon"), np.ones((2, 3), bool)), TIMES)
 
 
+def test_points_in_any_order_of_time_go_to_their_analysis():
+    rng = np.random.default_rng(8)
+    field = xr.DataArray(
+        np.zeros((4, 6)), {"lat": np.linspace(-3, 3, 4), "lon": np.arange(0.0, 360, 60)}, ("lat", "lon")
+    )
+    vector = state_vector([field.rename("t")], ("lat", "lon"), np.ones((4, 6), bool), True)
+    time, d = np.array([3.0, 1.0, 3.0, 2.5, 1.1]), np.arange(5.0)
+    points = PointObservations(d, rng.uniform(-3, 3, 5), rng.uniform(0, 360, 5), time, 0.1)
+    rows = points.rows(vector, TIMES, tolerance=0.2)
+    assert [sorted(v[np.isfinite(v)]) for v in rows.values] == [[1, 4], [], [0, 2]] and rows.unused == 1
+    # The weights of bilinear interpolation over equal cells give back a plane.
+    plane = field + field.lat * 2
+    got = seen(vector, rows, plane.values[..., None])
+    assert got[2, 0] == pytest.approx(2 * points.latitude[0], abs=1e-12)
+
+
 def test_joint_observations_stand_side_by_side(ocean):
     vector, fields, state = ocean
     gridded = GridObservations(fields[0].isel(depth=[0]).expand_dims(time=[2.0]), 0.1)
@@ -177,9 +193,13 @@ def test_joint_observations_stand_side_by_side(ocean):
     together = np.concatenate([seen(vector, r, state) for r in alone], axis=1)
     np.testing.assert_array_equal(seen(vector, rows, state), together)
     assert np.isfinite(together).sum(axis=1).tolist() == [3, 23 + 3, 2 + 3]
-    assert rows.variables[-4:] == ("square", "s", "s", "s") and rows.positions is None
+    assert rows.variables[-4:] == ("square", "s", "s", "s") and rows.seen(0, 3).positions is None
     assert np.unique(joint.when()).tolist() == [1, 2, 3]
-    assert JointObservations([gridded, linear]).rows(vector, TIMES).positions.shape == (3, 27, 3)
+    at = JointObservations([gridded, linear]).rows(vector, TIMES).seen(1, 2).positions[0]
+    lat, lon = np.repeat([-3, -1, 1, 3], 6), np.tile(np.arange(0, 360, 60), 4)
+    np.testing.assert_allclose(at[24:27], vector.on_sphere(lat[:3], lon[:3]), atol=1e-6)
+    there = vector.wet[0].ravel()
+    np.testing.assert_allclose(at[:24][there], vector.on_sphere(lat[there], lon[there]), atol=1e-6)
 
 
 def test_two_duplicates_are_one_observation_of_half_the_variance():
