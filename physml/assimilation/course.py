@@ -115,7 +115,7 @@ class Course:
             if now is not None:
                 now = ops.cast(now, self.dtype)
                 now = ops.broadcast_to(now, (state.shape[0], *now.shape[1:]))
-            return evaluate(self.step, state, now)
+            return ops.cast(evaluate(self.step, state, now), self.dtype)
 
         if self.compiled and self.every > UNROLLED:
             xs = {"count": ops.zeros((self.every,)), "held": held}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
+
+_EMPTY = types.CellType()
 
 
 def digest(thing: Any) -> str:
@@ -27,8 +30,10 @@ def _add(found: Any, thing: Any, depth: int) -> None:
     if depth > 12:
         return
     parts: list[Any] = []
-    if isinstance(thing, xr.DataArray | xr.Dataset):
-        thing = thing.to_dict()
+    if isinstance(thing, xr.Dataset):
+        thing = {str(n): v for n, v in thing.variables.items()}
+    if isinstance(thing, xr.DataArray | xr.Variable):
+        thing = [thing.dims, thing.values, thing.attrs]
     if thing is None or isinstance(thing, str | int | float | bool | slice | type):
         found.update(repr(thing).encode())
     elif isinstance(thing, np.ndarray | np.generic):
@@ -37,14 +42,16 @@ def _add(found: Any, thing: Any, depth: int) -> None:
         found.update(np.ascontiguousarray(a).tobytes() if a.dtype != object else repr(a.tolist()).encode())
     elif isinstance(thing, Mapping):
         parts = [p for key in sorted(thing, key=str) for p in (str(key), thing[key])]
-    elif isinstance(thing, list | tuple | set | frozenset):
+    elif isinstance(thing, list | tuple):
         parts = list(thing)
+    elif isinstance(thing, set | frozenset):
+        parts = sorted(thing, key=repr)
     elif is_dataclass(thing):
         parts = [type(thing).__qualname__, {f.name: getattr(thing, f.name) for f in fields(thing)}]
     elif isinstance(thing, functools.partial):
         parts = [thing.func, thing.args, thing.keywords]
     elif hasattr(thing, "__code__"):
-        cells = [c.cell_contents for c in thing.__closure__ or ()]
+        cells = [c.cell_contents for c in thing.__closure__ or () if c != _EMPTY]
         code = thing.__code__
         names = [c for c in code.co_consts if isinstance(c, str | int | float)]
         parts = [thing.__qualname__, hashlib.sha256(code.co_code).hexdigest(), names, cells, thing.__defaults__]
@@ -53,7 +60,7 @@ def _add(found: Any, thing: Any, depth: int) -> None:
     elif hasattr(thing, "__array__"):
         parts = [np.asarray(thing)]
     else:
-        parts = [type(thing).__qualname__, _attributes(thing)]
+        parts = [type(thing).__qualname__, getattr(thing, "__name__", ""), _attributes(thing)]
     for part in parts:
         _add(found, part, depth + 1)
 

@@ -11,6 +11,8 @@ import xarray as xr
 
 from physml import grid
 from physml.assimilation.grids import WAYS, bilinear
+
+# Names that were found here before grids had a file of its own.
 from physml.assimilation.grids import Interpolation as Interpolation
 from physml.assimilation.grids import labelled_field as labelled_field
 from physml.assimilation.grids import observe as observe

@@ -61,7 +61,8 @@ def write(
         Number of analysis times in a chunk; None: a tenth of the run, or less where that exceeds 32 MB.
     """
     partial = _partial(target)
-    found = _read(partial) if resume else None
+    # Without its store it is what a finished run, killed at its very end, left behind.
+    found = _read(partial) if resume and (partial / STORE).exists() else None
     if partial.exists() and found is None:
         shutil.rmtree(partial)
     if found is not None:
