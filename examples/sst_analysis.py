@@ -91,7 +91,9 @@ def main() -> None:
         dict(periodic=True, mask="wet", tolerance="16D"),
     )
     layer = BLUE(guess, latitude=forecast.lat, longitude=forecast.lon, periodic=True, mask=forecast.wet.values)
-    innovations = replace(observations, values=analyse(forecast, observations, guess, **options).innovation.values)
+    # Lazily: nothing but the innovations is computed here.
+    first_guess = analyse(forecast.chunk(time=12), observations, guess, **options)
+    innovations = replace(observations, values=first_guess.innovation.values)
     second = np.isin(floats, np.unique(floats)[::2])
     parts = (getattr(innovations, k)[second] for k in ("values", "latitude", "longitude", "time", "error_std"))
     found = layer.fit(PointObservations(*parts, innovations.units, "sst"))
