@@ -40,7 +40,7 @@ def figure(change: xr.DataArray, error: xr.DataArray, dots: tuple, left_out: xr.
     """Draw what the floats change, how far to trust it, and whether the residuals are as large as expected."""
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, 3, figsize=(15, 4.2), width_ratios=(1.15, 1.15, 0.8), layout="constrained")
+    fig, axes = plt.subplots(1, 3, figsize=(15, 4), width_ratios=(1.15, 1.15, 0.9), layout="constrained")
     limit = float(np.abs(change).max())
     for ax, field, style, text in (
         (axes[0], change, {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}, "Floats depart from the climatology"),
@@ -48,15 +48,17 @@ def figure(change: xr.DataArray, error: xr.DataArray, dots: tuple, left_out: xr.
     ):
         drawn = ax.pcolormesh(field.lon, field.lat, field, **style)
         ax.plot(*dots, "o", ms=3, mfc="white", mec="black", mew=0.6)
-        ax.set(facecolor="0.75", title=f"{text}, {MONTH}", xlabel="longitude [degrees]", ylabel="latitude [degrees]")
-        fig.colorbar(drawn, ax=ax, label="[K]", shrink=0.8)
+        ax.set(facecolor="0.75", title=f"{text}, {MONTH}", xlabel="longitude [degrees]", aspect="equal")
+        ax.set_ylabel("latitude [degrees]")
+        fig.colorbar(drawn, ax=ax, label="[K]", shrink=0.75)
     z = (left_out.residual / left_out.residual_std).values.ravel()
     z, scores, edges = z[np.isfinite(z)], left_out.attrs, np.linspace(-4, 4, 41)
     axes[2].hist(np.clip(z, -4, 4), edges, density=True, color="#4477aa", label="floats left out")
     axes[2].plot(edges, np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi), color="#cc3311", label="normal distribution")
     rms = f"rms {scores['rmse_before']:.2f} K to {scores['rmse_after']:.2f} K"
     axes[2].set(title=f"{rms}, chi-square {scores['chi2']:.2f}", xlabel="residual / expected standard deviation")
-    axes[2].legend(frameon=False, loc="upper left", fontsize=8)
+    axes[2].legend(frameon=False, loc="upper left", fontsize=9)
+    axes[2].set_ylim(top=1.35 * axes[2].get_ylim()[1])
     axes[2].spines[["top", "right", "left"]].set_visible(False)
     axes[2].set_yticks([])
     fig.savefig(path, dpi=150)
@@ -91,7 +93,9 @@ def main() -> None:
         dict(periodic=True, mask="wet", tolerance="16D"),
     )
     layer = BLUE(guess, latitude=forecast.lat, longitude=forecast.lon, periodic=True, mask=forecast.wet.values)
-    innovations = replace(observations, values=analyse(forecast, observations, guess, **options).innovation.values)
+    # Lazily: nothing but the innovations is computed here.
+    first_guess = analyse(forecast.chunk(time=12), observations, guess, **options)
+    innovations = replace(observations, values=first_guess.innovation.values)
     second = np.isin(floats, np.unique(floats)[::2])
     parts = (getattr(innovations, k)[second] for k in ("values", "latitude", "longitude", "time", "error_std"))
     found = layer.fit(PointObservations(*parts, innovations.units, "sst"))

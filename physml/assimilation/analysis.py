@@ -115,13 +115,15 @@ def analyse(
         now, then = seconds(when), seconds(table.time)
         usable, reach = (near >= 0) & on_grid & finite, np.inf if window is None else duration(window)
         rows = [np.flatnonzero(usable & (np.abs(then - t) <= reach)) for t in now]
-    layer.method = layer.resolved(max(1, *map(len, rows)))
+    width = max(1, *map(len, rows))
+    layer.method = layer.resolved(width)
 
     def block(values: np.ndarray, steps: np.ndarray, innovations: np.ndarray) -> tuple[np.ndarray, ...]:
         out = []
         nothing = np.zeros((1, *layer.grid_shape, 1))
         for i, (xf, t) in enumerate(zip(values, steps, strict=True)):
-            row = rows[t] if rows[t].size else own[t][:1]
+            # Of one width, so that compiled functions are compiled once.
+            row = np.pad(rows[t], (0, width - len(rows[t])), constant_values=-1)
             part = {k: v[row][None] for k, v in given.items()}
             part["values"] = np.where(row < 0, np.nan, innovations[row] if in_time else innovations[i])[None]
             if in_time:

@@ -55,6 +55,7 @@ class Form:
         self, observed: Any, x: Any, values: Any, error_std: Any, *, rtol: float = 1e-10, samples: int = 64
     ) -> None:
         self.observed, self.rtol, self.samples, self.seed = observed, rtol, samples, 0
+        error_std = ops.broadcast_to(error_std, ops.shape(values))
         values, error_std = self.met(values), self.met(error_std)
         self.valid = ops.logical_and(ops.isfinite(values), observed.valid)
         self.error_std = ops.where(self.valid, error_std, 1.0)
@@ -100,6 +101,11 @@ class Form:
     def variance(self) -> tuple[Any, Any]:
         """Return the posterior variances ``[p, n]``, and their standard errors where they are estimated, else None."""
         raise NotImplementedError
+
+    @cached_property
+    def posterior(self) -> tuple[Any, Any]:
+        """What :meth:`variance` returned."""
+        return self.variance()
 
     def observed_variance(self) -> Any:
         """Return the variances of the forecast at the observations, diag H B H^T ``[p, m]``."""

@@ -207,7 +207,7 @@ class LinearAnalysis(keras.layers.Layer):
         def act(x: Any, problem: Problem, arguments: dict[str, Any]) -> tuple[Any, ...]:
             shared = arguments["values"].shape[0] == 1
             solved, x = self._solved(x, problem, arguments)
-            variance, _ = solved.variance()
+            variance, _ = solved.posterior
             analysis = unfold(x + solved.increment, shared)
             batch = ops.shape(analysis)[:1]
             valid = solved.told(solved.valid)
@@ -244,7 +244,7 @@ class LinearAnalysis(keras.layers.Layer):
 
         def act(x: Any, problem: Problem, arguments: dict[str, Any]) -> tuple[Any, ...]:
             solved, _ = self._solved(x, problem, arguments)
-            variance, error = solved.variance()
+            variance, error = solved.posterior
             std = ops.sqrt(variance)
             return std, ops.zeros_like(std) if error is None else 0.5 * error / ops.maximum(std, 1e-300)
 
@@ -265,7 +265,7 @@ class LinearAnalysis(keras.layers.Layer):
         """Return :meth:`diagnose`, the standard error of the std ``[o, *grid]``, and :meth:`influence`, from one solution."""
 
         def more(solved: Form) -> tuple[Any, ...]:
-            variance, error = solved.variance()
+            variance, error = solved.posterior
             error = ops.zeros_like(variance) if error is None else 0.5 * error / ops.maximum(ops.sqrt(variance), 1e-300)
             return (error, *self._influence(solved))
 

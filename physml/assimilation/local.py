@@ -131,6 +131,9 @@ class LocalKernel(ObservedKernel):
 
     def at_cells(self, cells: slice = slice(None), kernels: Any = None) -> Any:
         """Return B H^T between the cells and the observations of each tile, ``[tile, c, K]``."""
+        return self.columns if kernels is None else self._between(cells, kernels)
+
+    def _between(self, cells: slice = slice(None), kernels: Any = None) -> Any:
         now = ops.zeros((1,), dtype="float64")
         return self.cross(self.of_cells(self.unit), self.of_cells(self.std), now, kernels)
 

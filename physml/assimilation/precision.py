@@ -48,7 +48,7 @@ class Precision(Sampled):
         self._h = [operator.matrix] if isinstance(operator, Matrix) else [operator.index, operator.weights]
         self._factors: OrderedDict[bytes, SuperLU] = OrderedDict()
 
-    def posterior(self, c: Any) -> Any:
+    def over_precision(self, c: Any) -> Any:
         """Return (B^-1 + H^T R^-1 H)^-1 c, ``[o, n, k]``."""
         return _backend.outside(self._solve, tuple(c.shape), c, self.scale, *self._h)
 
@@ -87,17 +87,17 @@ class Precision(Sampled):
 
     def adjoint(self, a: Any) -> Any:
         """Return R^-1 M H (B^-1 + H^T R^-1 H)^-1 a."""
-        return self.whiten(self.whiten(self.observed.sample(self.posterior(a))))
+        return self.whiten(self.whiten(self.observed.sample(self.over_precision(a))))
 
     def gains(self, y: Any) -> Any:
         """Return K y."""
-        return self.posterior(self.observed.spread(self.whiten(self.whiten(y))))
+        return self.over_precision(self.observed.spread(self.whiten(self.whiten(y))))
 
     @cached_property
     def _covariance(self) -> Any:
         """The posterior covariance ``[o, n, n]``, of a small state."""
         n = self.observed.size
-        return self.posterior(ops.broadcast_to(ops.eye(n, dtype="float64"), (ops.shape(self.scale)[0], n, n)))
+        return self.over_precision(ops.broadcast_to(ops.eye(n, dtype="float64"), (ops.shape(self.scale)[0], n, n)))
 
     def variance(self) -> tuple[Any, Any]:
         """Return the posterior variances, and their standard errors where they are estimated."""
