@@ -63,7 +63,7 @@ def lyapunov_spectra(
     if len(x) <= 12:
         ax.set_xticks(x)
     style.style_axes(ax, "index", style.with_units(found.exponent))
-    ax.legend(fontsize=style.LABEL, frameon=False, loc="upper right")
+    ax.legend(fontsize=style.TICK, frameon=False, loc="lower left")  # exponents fall: this corner is free
     return _titled(ax, title)
 
 
