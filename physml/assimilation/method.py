@@ -154,9 +154,12 @@ class Method:
         return self.count
 
     def draws(
-        self, rng: np.random.Generator, members: int, size: int, observed: int, count: int
+        self, rng: np.random.Generator, members: int, size: int, observed: int, count: int, noise: int = 0
     ) -> dict[str, np.ndarray]:
-        """Return the random numbers of one call. From NumPy, so that each backend and a restart see the same."""
+        """Return the random numbers of one call. From NumPy, so that each backend and a restart see the same.
+
+        *noise* is the rank of the model error of the problem, 0 where it has none.
+        """
         return {}
 
     def start(self, problem: Problem, ensemble: Any) -> State:
