@@ -80,6 +80,8 @@ def test_consistency_marks_the_times_outside_the_band(tmp_path):
     assert len(figure.axes[0].lines[2].get_xdata()) == outside
     assert "forecast error, suggested" in said(figure) and "% inside the 95 % band" in said(figure)
     assert len(plot.consistency(found).axes) == 1
+    run = xr.Dataset({"chi2": found.chi2, "used": found["count"]})
+    assert len(plot.consistency(run).axes[0].lines[2].get_xdata()) == outside
     save(figure, tmp_path)
 
 

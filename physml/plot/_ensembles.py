@@ -152,7 +152,8 @@ def consistency(
     Parameters
     ----------
     chi2
-        What :func:`physml.assimilation.chi_square` returned, along one dimension such as time.
+        What :func:`physml.assimilation.chi_square` returned, along one dimension such as time; or a run of
+        :class:`physml.assimilation.Cycle`, which tells ``chi2`` and ``used``.
     suggested
         What :func:`physml.assimilation.desroziers` returned along the same, or a coarser dimension.
     used
@@ -165,6 +166,11 @@ def consistency(
     ValueError
         Where a Dataset is of another kind, or not along one dimension.
     """
+    if {"chi2", "used"} <= set(chi2) and "low" not in chi2:
+        from physml.assimilation.consistency import chi_square_interval
+
+        low, high = chi_square_interval(chi2["used"])
+        chi2 = chi2[["chi2"]].assign(low=low, high=high)
     along = chi2["chi2"].dims if "chi2" in chi2 else ()
     chi2 = _checked(chi2, ("chi2", "low", "high"), along[:1], "chi_square")
     panels = 1 if suggested is None else 2
