@@ -111,7 +111,7 @@ def desroziers(
         Dimensions to average over, all by default; leave out the one of instruments, levels or sites to see them apart.
     between
         A dimension of which all pairs are wanted: adds the covariance matrices ``R`` and ``B`` on
-        (*between*, *between*_2), the second being H B H^T, made symmetric. Means are over the other dimensions in *dim*.
+        (*between*, *between*_2), the second being H B H^T, made symmetric: means over the other dimensions in *dim*.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def desroziers(
     Raises
     ------
     ValueError
-        Where the units of innovation and residual differ, or *between* is no dimension that is averaged over.
+        Where the units of innovation and residual differ, or *between* is no dimension.
 
     References
     ----------
@@ -165,10 +165,8 @@ def desroziers(
             ratio = out.background_error_std / np.sqrt(used.mean(dims))
             out["background_error_factor"] = ratio.assign_attrs(long_name="suggested over used sigma_b", units="1")
     if between is not None:
-        if between not in dims:
-            refuse(
-                f"{between!r} is no dimension that is averaged over", dims, between, "name one of them, or correct dim"
-            )
+        if between not in before.dims:
+            refuse(f"the innovation has no dimension {between!r}", f"one of {before.dims}", between, "correct between")
         over = [d for d in dims if d != between]
         squared = {"units": f"({units['units']})2" if units["units"] != "1" else "1"} if units else {}
         for name, left in (("R", after), ("B", increment)):

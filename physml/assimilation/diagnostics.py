@@ -31,7 +31,8 @@ def spread_skill(
 
     For members and truth drawn from one distribution the mean square error of the mean of N members is (N + 1) / N times
     their variance, with N - 1 in its denominator (Fortin et al. 2014), plus the variance of the errors in the truth where
-    observations stand for it. The spread here is the root of that expected mean square error.
+    observations stand for it. The spread here is the root of that expected mean square error. The spread of few
+    members errs itself, which draws the bins at both ends apart from the diagonal: trust them from twenty members on.
 
     Parameters
     ----------
@@ -220,7 +221,7 @@ def crps(
 
     _members(ensemble, member, 2 if fair else 1)
     # The score depends on the departures alone, and these are checked and in the units of the truth.
-    error = verify.bias(ensemble, truth, dim=())
+    error = verify.bias(ensemble.chunk({member: -1}) if ensemble.chunks else ensemble, truth, dim=())
     method: Any = "fair" if fair else "ecdf"
     zero = xr.zeros_like(error.isel({member: 0}, drop=True))
     pointwise = crps_for_ensemble(error, zero, member, method=method, preserve_dims="all")

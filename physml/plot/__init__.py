@@ -1,11 +1,30 @@
-"""Figures: maps side by side, curves, bars of attributions, learning curves, error maps.
+"""Figures: maps side by side, curves, bars of attributions, learning curves, error maps, ensembles and predictability.
 
 Every function returns a :class:`matplotlib.figure.Figure` that belongs to nobody: no window opens, no global setting
 changes, and ``figure.savefig(path)`` writes it. Land is grey; a missing value in the sea is hatched.
 """
 
+from physml.plot._chaos import lyapunov_spectra, power_spectra, skill_horizons
+from physml.plot._ensembles import consistency, errors_over_time, hovmoeller, rank_histogram, spread_skill
 from physml.plot._lines import bars, curves, learning_curve
 from physml.plot._maps import attribution_maps, error_map, maps
 from physml.plot._style import PALETTE, palette
 
-__all__ = ["PALETTE", "attribution_maps", "bars", "curves", "error_map", "learning_curve", "maps", "palette"]
+__all__ = [
+    "PALETTE",
+    "attribution_maps",
+    "bars",
+    "consistency",
+    "curves",
+    "error_map",
+    "errors_over_time",
+    "hovmoeller",
+    "learning_curve",
+    "lyapunov_spectra",
+    "maps",
+    "palette",
+    "power_spectra",
+    "rank_histogram",
+    "skill_horizons",
+    "spread_skill",
+]

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.interpolate import CubicSpline
 
 from physml.testbeds import _integrate, lorenz63, lorenz96, lorenz96_two_scale, setups
 
@@ -180,3 +181,18 @@ def test_the_places_of_brajard_are_drawn_anew_and_evenly():
     assert abs(seen.mean("time") - 0.5).max() < 0.1
     both = (seen.values[1:] & seen.values[:-1]).mean()
     assert both == pytest.approx(0.25, abs=0.02)
+
+
+def test_splines_through_the_twin_of_the_course_err_as_much_as_is_printed():
+    truth, observations, _ = setups.mooc2023.twin(cycles=1500, members=None)
+    expected = truth.x.values[1:]
+    error = np.empty(len(expected))
+    for first in (0, 1):
+        rows = slice(
+            1 - first, None, 2
+        )  # odd sites are seen at the first time, even ones at the second
+        sites = np.arange(first, 41 + first, 2)
+        seen = observations.values[rows][:, sites % 40]
+        spline = CubicSpline(sites, seen, axis=1, bc_type="periodic")(np.arange(40) + 40.0 * (np.arange(40) < first))
+        error[rows] = np.sqrt(((spline - expected[rows]) ** 2).mean(1))
+    assert error[500:].mean() == pytest.approx(setups.mooc2023.RMSE["cubic spline along the sites"], abs=0.06)
