@@ -105,7 +105,7 @@ def course_of(
         seed,
         members,
         cycle.fused,
-        _labels(cycle, initial, start, time, analyses, rows, steps),
+        _labels(cycle, initial, start, vector, time, analyses, rows, steps),
         share,
         chunk,
     )
@@ -227,16 +227,17 @@ def _course(
 
 
 def _labels(
-    cycle: Cycle, initial: xr.Dataset, start: _Start, time: str, analyses: np.ndarray, rows: Rows, steps: int
+    cycle: Cycle,
+    initial: xr.Dataset,
+    start: _Start,
+    vector: StateVector,
+    time: str,
+    analyses: np.ndarray,
+    rows: Rows,
+    steps: int,
 ) -> Labels:
     counts = {"observations_dropped_space": rows.dropped, "observations_unused": rows.unused}
-    kinds = list(dict.fromkeys(rows.variables))
-    slots: dict[str, Any] = {}
-    if len(kinds) > 1:
-        # Flags, as CF has them, rather than strings.
-        flags = {"flag_values": np.arange(len(kinds), dtype="int8"), "flag_meanings": " ".join(map(_word, kinds))}
-        which = np.array([kinds.index(v) for v in rows.variables], "int8")
-        slots["observed"] = ("obs", which, {"long_name": "observed variable", **flags})
+    slots = _slots(rows, vector, time)
     units = set(rows.units)
     return Labels(
         time,
@@ -251,6 +252,24 @@ def _labels(
         units=next(iter(units)) if len(units) == 1 else None,
         late=getattr(cycle.analysis, "smoothing_lag", cycle.analysis.lag),
     )
+
+
+def _slots(rows: Rows, vector: StateVector, time: str) -> dict[str, Any]:
+    """Return coordinates of the observations: which variable, where there are several, and where they lie."""
+    slots: dict[str, Any] = {}
+    kinds = list(dict.fromkeys(rows.variables))
+    if len(kinds) > 1:
+        # Flags, as CF has them, rather than strings.
+        flags = {"flag_values": np.arange(len(kinds), dtype="int8"), "flag_meanings": " ".join(map(_word, kinds))}
+        which = np.array([kinds.index(v) for v in rows.variables], "int8")
+        slots["observed"] = ("obs", which, {"long_name": "observed variable", **flags})
+    places = rows.places(slice(None))
+    if places is not None:
+        for name, (values, units) in vector.named(places).items():
+            # Neither standard_name nor degrees_north: the grid's own stay the only answer to "which is the latitude?".
+            attrs = {"long_name": f"{name} of the observation", "units": units}
+            slots[f"observation_{name}"] = ((time, "obs"), np.where(np.isfinite(rows.values), values, np.nan), attrs)
+    return slots
 
 
 def _word(name: str) -> str:

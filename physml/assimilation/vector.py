@@ -120,6 +120,15 @@ class StateVector:
         parts = [np.broadcast_to(np.asarray(given[k], "float64"), shape) for k in wanted]
         return self.on_sphere(*parts) if self.horizontal else np.stack(parts, axis=-1)
 
+    def named(self, positions: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
+        """Return positions ``[..., d]`` as coordinates by name, with their units; longitudes from -180 to 180 degrees."""
+        if not self.horizontal:
+            return {d: (positions[..., i], "1") for i, d in enumerate(self.space)}
+        x, y, z = np.moveaxis(positions, -1, 0)
+        latitude = np.arctan2(z, np.hypot(x, y))
+        angles = {"latitude": latitude, "longitude": np.arctan2(y, x)}
+        return {name: (np.rad2deg(angle), "degree") for name, angle in angles.items()}
+
     def bind(self, error: Any) -> Background:
         """Return a covariance on the state vector."""
         from physml.assimilation.background import bind

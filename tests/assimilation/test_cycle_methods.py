@@ -109,6 +109,7 @@ def test_output_is_labelled_at_the_times_of_the_observations(twin, cycled):
     assert np.isnan(cycled.chi2[4]) and cycled.attrs["observations_unused"] == 0
     first = seen.values[0].dropna("site") - cycled.x_forecast[0].sel(site=seen.values[0].dropna("site").site)
     np.testing.assert_allclose(cycled.innovation[0].dropna("obs"), first, rtol=0, atol=1e-13)
+    assert np.array_equal(cycled.observation_site[0].dropna("obs"), first.site)
 
 
 def test_steps_and_the_steps_between_analyses_follow_from_the_times(twin, cycled):
@@ -207,6 +208,8 @@ def test_several_variables_on_the_sphere_in_a_float32_step():
     np.testing.assert_allclose(out.t_forecast[0], 0.5 * start.t.mean("member") + 0.25, rtol=0, atol=1e-6)
     assert out.attrs["observations_dropped_space"] == 1 + 0 and out.used.values.tolist() == [1, 14]
     assert out.observed.attrs["flag_meanings"] == "t s" and out.observed.values.tolist() == [0] + [1] * 14
+    np.testing.assert_allclose(out.observation_latitude[1, :2], [np.nan, -30], atol=1e-12)
+    np.testing.assert_allclose(out.observation_longitude[1, 3], 144, atol=1e-12)
     assert "units" not in out.innovation.attrs and out.t_std.attrs["units"] == "K"
     course = cycle.course(start, t, forcing)
     assert course.rows.positions.shape == (2, 1, 3) and course.vector.geometry.positions.shape == (28, 3)
@@ -349,6 +352,9 @@ def test_optimal_interpolation_of_labelled_fields_is_blue():
     for name in blue.data_vars:
         np.testing.assert_allclose(out[name], blue[name], rtol=0, atol=1e-11, err_msg=name)
         assert out[name].dims == blue[name].dims
+
+    np.testing.assert_allclose(out.observation_latitude, at[0], atol=1e-12)
+    np.testing.assert_allclose(np.mod(out.observation_longitude, 360), np.mod(at[1], 360), atol=1e-11)
 
 
 def test_many_steps_between_analyses_are_a_loop(twin):

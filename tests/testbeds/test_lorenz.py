@@ -188,9 +188,7 @@ def test_splines_through_the_twin_of_the_course_err_as_much_as_is_printed():
     expected = truth.x.values[1:]
     error = np.empty(len(expected))
     for first in (0, 1):
-        rows = slice(
-            1 - first, None, 2
-        )  # odd sites are seen at the first time, even ones at the second
+        rows = slice(1 - first, None, 2)  # odd sites are seen at the first time, even ones at the second
         sites = np.arange(first, 41 + first, 2)
         seen = observations.values[rows][:, sites % 40]
         spline = CubicSpline(sites, seen, axis=1, bc_type="periodic")(np.arange(40) + 40.0 * (np.arange(40) < first))
