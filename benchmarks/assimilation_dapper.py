@@ -26,7 +26,9 @@ from physml.run.quiet import start_backend
 
 start_backend()
 
-from physml.assimilation import (  # noqa: E402  after the start-up messages
+from keras import ops  # noqa: E402  after the start-up messages
+
+from physml.assimilation import (  # noqa: E402
     ETKF,
     LETKF,
     RK4,
@@ -98,10 +100,10 @@ def experiment(name: str, seed: int, cycles: int) -> Experiment:
     step = RK4(tendency, hmm.tseq.dt, dtype="float64")
 
     def propagate(x: Any, k: int) -> Any:
-        x = x[..., None]
-        for _ in range(hmm.tseq.dko):
-            x = step(x)
-        return x[..., 0]
+        if hmm.tseq.dko == 1:
+            return step(x[..., None])[..., 0]
+        # A loop, which is not differentiated here: unrolled, 25 steps take XLA a minute and run ten times longer.
+        return ops.fori_loop(0, hmm.tseq.dko, lambda i, x: step(x), x[..., None])[..., 0]
 
     sites = np.arange(n)[:, None]
     geometry = Geometry(sites * 1.0, np.array([float(n)]))
