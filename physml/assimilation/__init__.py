@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.cycle import analyse as analyse
     from physml.assimilation.ensemble import ETKF as ETKF
+    from physml.assimilation.fourdvar import FourDVar as FourDVar
+    from physml.assimilation.fourdvar import WeakFourDVar as WeakFourDVar
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
+    from physml.assimilation.variational import ThreeDVar as ThreeDVar
 
 _MODULES = {
     "observations": ("PointObservations", "bilinear", "observe", "random_positions"),
@@ -57,6 +60,8 @@ _MODULES = {
     "cycle": ("Cycle", "analyse"),
     "ensemble": ("ETKF",),
     "runner": ("Runner", "drive"),
+    "variational": ("ThreeDVar",),
+    "fourdvar": ("FourDVar", "WeakFourDVar"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

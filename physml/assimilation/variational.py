@@ -30,7 +30,6 @@ from physml.assimilation.gauss_newton import (
     LeastSquares,
     factor,
     solve_explicit,
-    solve_factored,
     tangents,
 )
 from physml.assimilation.method import Method, Output, Problem, Seen, State
@@ -141,7 +140,9 @@ class Variational(GaussNewton, Method):
         innovations, stds, used, rejected, scales, kept = [], [], [], [], [], []
         for t, at in enumerate(times):
             innovation = at.values - problem.observe(ops.mean(forecast[:, t], axis=0, keepdims=True), at)[0]
-            std = ops.where(at.valid, ops.sqrt(expected[t] + ops.square(ops.where(at.valid, at.error_std, 1.0))), np.nan)
+            std = ops.where(
+                at.valid, ops.sqrt(expected[t] + ops.square(ops.where(at.valid, at.error_std, 1.0))), np.nan
+            )
             at, gross = problem.screen(at, innovation, std)
             scale, _ = at.whitened(innovation)
             innovations.append(ops.where(at.valid, innovation, np.nan) if problem.gross_error is None else innovation)
@@ -223,7 +224,9 @@ def background(error: Any, problem: Problem, what: str) -> Background:
     """Return a covariance on the state vector of *problem*."""
     bound = error if isinstance(error, Background) else Dense(error)
     if bound.size != problem.size:
-        refuse(f"{what} does not fit the state", f"{problem.size} elements", bound.size, "bind it to the same state vector")
+        refuse(
+            f"{what} does not fit the state", f"{problem.size} elements", bound.size, "bind it to the same state vector"
+        )
     return bound
 
 
