@@ -2,10 +2,8 @@
 
 Notation, as in the literature and throughout this package:
 
-======  =====================================================================  =======================
-symbol  meaning                                                                shape
-======  =====================================================================  =======================
-xf      forecast, also called background or first guess                        [n] wet cells
+======  =====================================================================  ================symbol  meaning                                                                shape
+======  =====================================================================  ================xf      forecast, also called background or first guess                        [n] wet cells
 xa      analysis                                                               [n]
 d       observations                                                           [m]
 H       observation operator: bilinear interpolation over wet cells            [m, n], four per row
@@ -18,8 +16,7 @@ v       whitened innovation M R^-1/2 (d - H xf)                                [
 w       weights of the representers, R^-1/2 M S^-1 v                           [m]
 K       gain, B H^T (H B H^T + R)^-1; xa = xf + K (d - H xf) = xf + B H^T w    [n, m], never formed
 chi2    v^T S^-1 v / number of valid observations; 1 where B and R are right   []
-======  =====================================================================  =======================
-
+======  =====================================================================  ================
 The public names below are imported when they are first used: ``import physml.assimilation`` loads no Keras.
 """
 
@@ -29,25 +26,59 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from physml.assimilation.background import Background as Background
+    from physml.assimilation.background import bind as bind
+    from physml.assimilation.background import draw as draw
     from physml.assimilation.blue import BLUE as BLUE
     from physml.assimilation.blue import Analysis as Analysis
     from physml.assimilation.blue import leave_out as leave_out
+    from physml.assimilation.combine import Dense as Dense
+    from physml.assimilation.combine import Ensemble as Ensemble
+    from physml.assimilation.combine import Hybrid as Hybrid
+    from physml.assimilation.combine import Sum as Sum
+    from physml.assimilation.consistency import chi_square as chi_square
+    from physml.assimilation.consistency import desroziers as desroziers
+    from physml.assimilation.consistency import dfs as dfs
+    from physml.assimilation.consistency import influence as influence
     from physml.assimilation.covariance import Diagonal as Diagonal
+    from physml.assimilation.covariance import GaspariCohn as GaspariCohn
     from physml.assimilation.covariance import Gaussian as Gaussian
     from physml.assimilation.covariance import Matern as Matern
-    from physml.assimilation.covariance import fit_background_error as fit_background_error
-    from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.cycle import analyse as analyse
+    from physml.assimilation.diagnostics import crps as crps
+    from physml.assimilation.diagnostics import rank_histogram as rank_histogram
+    from physml.assimilation.diagnostics import spread_skill as spread_skill
+    from physml.assimilation.diffusion import Diffusion as Diffusion
     from physml.assimilation.ensemble import ETKF as ETKF
+    from physml.assimilation.ensemble import EnKF as EnKF
+    from physml.assimilation.ensemble import EnSRF as EnSRF
+    from physml.assimilation.finite_size import EnKFN as EnKFN
     from physml.assimilation.fourdvar import FourDVar as FourDVar
     from physml.assimilation.fourdvar import WeakFourDVar as WeakFourDVar
+    from physml.assimilation.horizon import forecast_skill_horizon as forecast_skill_horizon
+    from physml.assimilation.kalman import ExtendedKalman as ExtendedKalman
+    from physml.assimilation.kalman import Kalman as Kalman
+    from physml.assimilation.kalman import OptimalInterpolation as OptimalInterpolation
+    from physml.assimilation.letkf import LETKF as LETKF
+    from physml.assimilation.likelihood import fit_background_error as fit_background_error
+    from physml.assimilation.likelihood import innovation_likelihood as innovation_likelihood
+    from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
+    from physml.assimilation.lyapunov import kaplan_yorke as kaplan_yorke
+    from physml.assimilation.lyapunov import lyapunov_spectrum as lyapunov_spectrum
+    from physml.assimilation.multivariate import Balance as Balance
+    from physml.assimilation.multivariate import Blocks as Blocks
+    from physml.assimilation.multivariate import Kronecker as Kronecker
+    from physml.assimilation.multivariate import Regression as Regression
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.observations import bilinear as bilinear
     from physml.assimilation.observations import observe as observe
     from physml.assimilation.observations import random_positions as random_positions
+    from physml.assimilation.plane import Plane as Plane
     from physml.assimilation.runner import Runner as Runner
     from physml.assimilation.runner import drive as drive
+    from physml.assimilation.smoother import EnKS as EnKS
+    from physml.assimilation.spectrum import power_spectrum as power_spectrum
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
@@ -55,13 +86,29 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "observations": ("PointObservations", "bilinear", "observe", "random_positions"),
-    "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
+    "background": ("Background", "bind", "draw"),
+    "covariance": ("Diagonal", "GaspariCohn", "Gaussian", "Matern"),
+    "combine": ("Dense", "Ensemble", "Hybrid", "Sum"),
+    "multivariate": ("Balance", "Blocks", "Kronecker", "Regression"),
+    "plane": ("Plane",),
+    "diffusion": ("Diffusion",),
+    "likelihood": ("fit_background_error", "innovation_likelihood"),
+    "localisation": ("gaspari_cohn",),
     "blue": ("BLUE", "Analysis", "leave_out"),
     "cycle": ("Cycle", "analyse"),
-    "ensemble": ("ETKF",),
+    "kalman": ("Kalman", "ExtendedKalman", "OptimalInterpolation"),
+    "ensemble": ("EnKF", "EnSRF", "ETKF"),
+    "letkf": ("LETKF",),
+    "finite_size": ("EnKFN",),
+    "smoother": ("EnKS",),
     "runner": ("Runner", "drive"),
     "variational": ("ThreeDVar",),
     "fourdvar": ("FourDVar", "WeakFourDVar"),
+    "diagnostics": ("crps", "rank_histogram", "spread_skill"),
+    "horizon": ("forecast_skill_horizon",),
+    "consistency": ("chi_square", "desroziers", "dfs", "influence"),
+    "spectrum": ("power_spectrum",),
+    "lyapunov": ("kaplan_yorke", "lyapunov_spectrum"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

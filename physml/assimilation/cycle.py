@@ -14,7 +14,7 @@ from keras import ops
 from physml import _backend, grid
 from physml.assimilation import observations as obs
 from physml.assimilation.blue import BLUE
-from physml.assimilation.covariance import Covariance
+from physml.assimilation.covariance import PointCovariance
 from physml.assimilation.observations import PointObservations, duration, refuse, seconds
 from physml.assimilation.steps import evaluate, forcing_at, pack, state_fields, valid_times
 from physml.provenance import same_units, stamp
@@ -23,7 +23,7 @@ from physml.provenance import same_units, stamp
 def analyse(
     ds: xr.Dataset,
     observations: PointObservations,
-    background_error: Covariance,
+    background_error: PointCovariance,
     *,
     periodic: bool,
     variable: str | None = None,

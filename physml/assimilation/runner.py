@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -51,6 +52,7 @@ class Runner:
         self.method, self.problem, self.seed, self.fused = method, problem, seed, fused
         self.keep = keep if keep is None else tuple(keep)
         self._compiled = _backend.traced(self._call, variables=variables)
+        self._block = _backend.traced(self._calls, variables=variables)
 
     def _problem(self, inputs: Any) -> Problem:
         problem = self.problem if isinstance(self.problem, Problem) else self.problem(inputs)
@@ -68,6 +70,9 @@ class Runner:
     def _call(self, state: State, seen: Seen, draws: dict[str, Any], inputs: Any) -> tuple[State, Any]:
         state, output = self.method(self._problem(inputs), state, seen, draws)
         return state, output if self.keep is None else summary(output, self.keep)
+
+    def _calls(self, state: State, seen: Seen, draws: dict[str, Any], inputs: Any) -> tuple[State, Any]:
+        return _backend.scan(lambda state, x: self._call(state, *x), state, (seen, draws, inputs))
 
     def start(self, ensemble: Any, inputs: Any = None) -> State:
         """Return the state of a run that starts from the members ``[N, n]``."""
@@ -98,6 +103,11 @@ class Runner:
         with _backend.float64():
             return self._compiled(state, seen, draws, inputs)
 
+    def calls(self, state: State, seen: Seen, draws: dict[str, Any], inputs: Any = None) -> tuple[State, Any]:
+        """Return the same of several calls in a row, in one compiled loop: everything but the state is ``[calls, ...]``."""
+        with _backend.float64():
+            return self._block(state, seen, draws, inputs)
+
     def windows(self, times: int) -> Iterator[tuple[int, int, int]]:
         """Yield for each call the window of its observations [start, stop) and how many of its times are new.
 
@@ -124,9 +134,9 @@ def summary(output: Output, names: Sequence[str]) -> dict[str, Any]:
     is the spread; else the unbiased one of the members.
     """
     ways: dict[str, Callable[[], Any]] = {
-        "mean": lambda: ops.mean(output.analysis, axis=1),
-        "forecast_mean": lambda: ops.mean(output.forecast, axis=1),
-        "smoothed_mean": lambda: ops.mean(output.smoothed, axis=1),
+        "mean": lambda: _backend.mean(output.analysis, axis=1),
+        "forecast_mean": lambda: _backend.mean(output.forecast, axis=1),
+        "smoothed_mean": lambda: _backend.mean(output.smoothed, axis=1),
         "spread": lambda: _spread(output.analysis) if output.std is None else output.std,
         "forecast_spread": lambda: _spread(output.forecast) if output.forecast_std is None else output.forecast_std,
     }
@@ -137,8 +147,8 @@ def summary(output: Output, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _spread(ensemble: Any) -> Any:
-    members = ensemble.shape[1]
-    return ops.std(ensemble, axis=1) * np.sqrt(members / max(members - 1, 1))
+    anomalies = ensemble - _backend.mean(ensemble, axis=1, keepdims=True)
+    return ops.sqrt(ops.sum(anomalies * anomalies, axis=1) / max(ensemble.shape[1] - 1, 1))
 
 
 def drive(
@@ -178,11 +188,29 @@ def drive(
     state, told = runner.start(ensemble), []
     members, size = np.shape(ensemble)
     noise = 0 if problem.model_error is None else problem.model_error.rank
-    for number, (start, stop, count) in enumerate(runner.windows(len(values))):
-        window = Seen(*[None if a is None else a[start:stop] for a in whole])
-        state, out = runner.call(state, window, runner.draws(number, members, size, values.shape[1], count, noise))
-        told.append(out)
-    return {name: np.concatenate([np.asarray(out[name]) for out in told]) for name in keep}
+    for calls in _blocks(list(runner.windows(len(values)))):
+        windows, drawn = [], []
+        for number, start, stop, count in calls:
+            windows.append([None if a is None else a[start:stop] for a in whole])
+            drawn.append(runner.draws(number, members, size, values.shape[1], count, noise))
+        if len(calls) == 1:
+            state, out = runner.call(state, Seen(*windows[0]), drawn[0])
+            told.append({name: np.asarray(out[name]) for name in keep})
+            continue
+        block = Seen(*[None if a[0] is None else np.stack(a) for a in zip(*windows, strict=True)])
+        state, out = runner.calls(state, block, {name: np.stack([d[name] for d in drawn]) for name in drawn[0]})
+        told.append({name: np.concatenate(np.asarray(out[name])) for name in keep})
+    return {name: np.concatenate([out[name] for out in told]) for name in keep}
+
+
+def _blocks(windows: list[tuple[int, int, int]], longest: int = 40) -> Iterator[list[tuple[int, int, int, int]]]:
+    """Yield calls, with their numbers, in blocks of one shape: few lengths, so that little is compiled."""
+    calls = [(number, *window) for number, window in enumerate(windows)]
+    for _, same in itertools.groupby(calls, lambda call: (call[2] - call[1], call[3])):
+        group = list(same)
+        length = max(b for b in range(1, longest + 1) if len(group) % b == 0)
+        length = length if 4 * length > longest else longest
+        yield from (group[i : i + length] for i in range(0, len(group), length))
 
 
 def _over_time(seen: Seen, values: np.ndarray) -> Seen:
