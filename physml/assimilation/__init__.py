@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from physml.assimilation.ensemble import ETKF as ETKF
     from physml.assimilation.ensemble import EnKF as EnKF
     from physml.assimilation.ensemble import EnSRF as EnSRF
+    from physml.assimilation.envar import HybridEnVar as HybridEnVar
+    from physml.assimilation.estimate import climatology_error as climatology_error
+    from physml.assimilation.estimate import nmc_error as nmc_error
     from physml.assimilation.finite_size import EnKFN as EnKFN
     from physml.assimilation.fourdvar import FourDVar as FourDVar
     from physml.assimilation.fourdvar import WeakFourDVar as WeakFourDVar
@@ -103,6 +106,8 @@ _MODULES = {
     "smoother": ("EnKS",),
     "runner": ("Runner", "drive"),
     "variational": ("ThreeDVar",),
+    "envar": ("HybridEnVar",),
+    "estimate": ("climatology_error", "nmc_error"),
     "fourdvar": ("FourDVar", "WeakFourDVar"),
     "diagnostics": ("crps", "rank_histogram", "spread_skill"),
     "horizon": ("forecast_skill_horizon",),

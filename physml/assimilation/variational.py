@@ -51,6 +51,8 @@ class Found(NamedTuple):
     """At the times of the window, ``[N, n]`` each."""
     output: Output
     """Of the times observed."""
+    seen: Seen
+    """Observations without gross errors, ``[c, m]``."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -126,7 +128,7 @@ class Variational(GaussNewton, Method):
         columns, explicit = self.by_columns(size), self.explicit(size, c * m)
         directions = None
         if not columns:
-            directions = ops.repeat(ops.expand_dims(ops.convert_to_tensor(draws["probes"])[:, :size], 0), n, axis=0)
+            directions = ops.repeat(ops.expand_dims(self._probes(draws, size), 0), n, axis=0)
         share = 1.0 if columns else 1.0 / self.probes
         zero = ops.zeros((n, size), dtype="float64")
         value, slopes = tangents(both, x, zero, directions)
@@ -140,7 +142,7 @@ class Variational(GaussNewton, Method):
             observed_variance = ops.sum(ops.square(raw), axis=1)
 
         expected = ops.reshape(_backend.mean(observed_variance, axis=0), (c, m))
-        innovations, stds, used, rejected, scales, kept = [], [], [], [], [], []
+        innovations, stds, used, rejected, scales, kept, screened_values = [], [], [], [], [], [], []
         for t, at in enumerate(times):
             mean = _backend.mean(forecast[:, t], axis=0, keepdims=True)
             innovations.append(ops.where(at.valid, at.values - problem.observe(mean, at)[0], np.nan))
@@ -150,11 +152,12 @@ class Variational(GaussNewton, Method):
             rejected.append(gross)
             scales.append(at.whitened(innovations[t])[0])
             kept.append(ops.where(at.valid, at.values, 0.0))
+            screened_values.append(at.values)
         number = ops.stack(used)
-        problem_ = LeastSquares(predict, x, ops.concatenate(kept), ops.concatenate(scales), size)
-        b = problem_.scale * (problem_.observed - predicted)
+        quadratic = LeastSquares(predict, x, ops.concatenate(kept), ops.concatenate(scales), size)
+        b = quadratic.scale * (quadratic.observed - predicted)
         if explicit:
-            gt = raw * problem_.scale
+            gt = raw * quadratic.scale
             start = solve_explicit(gt, b)
             squares = []
             for t in range(c):
@@ -163,17 +166,17 @@ class Variational(GaussNewton, Method):
                 squares.append(_backend.mean(ops.sum(part * left, axis=-1), axis=0))
             chi2 = ops.stack(squares) / ops.where(number > 0, number, np.nan)
         else:
-            start, _ = self.inner(problem_, zero)
-            slope = problem_.scale * tangents(predict, x, zero, start[:, None])[1][:, 0]
+            start, _ = self.inner(quadratic, zero)
+            slope = quadratic.scale * tangents(predict, x, zero, start[:, None])[1][:, 0]
             whole = _backend.mean(ops.sum(b * (b - slope), axis=-1), axis=0) / ops.maximum(ops.sum(number), 1.0)
             chi2 = ops.where(number > 0, whole, np.nan)
-        z = self.minimise(problem_, start, done=1)
+        z = self.minimise(quadratic, start, done=1)
 
         if columns:
             _, slopes = tangents(both, x, z, None)
-            variance = _explained(slopes[..., : c * m] * problem_.scale, slopes[..., c * m :])
+            variance = _explained(slopes[..., : c * m] * quadratic.scale, slopes[..., c * m :])
         else:
-            curvature = self._curvature(problem_, z)
+            curvature = self._curvature(quadratic, z)
             if static is not None:
                 shrink = 1.0 - 1.0 / curvature.values
                 gone = ops.sum(shrink[..., None] * ops.square(static.root(curvature.vectors)), axis=1)
@@ -194,7 +197,15 @@ class Variational(GaussNewton, Method):
             forecast_std=ops.sqrt(_backend.mean(forecast_variance, axis=0)),
             std=ops.sqrt(_backend.mean(ops.reshape(ops.maximum(variance, 0.0), forecast.shape), axis=0)),
         )
-        return Found(z, found, output)
+        screened = seen._replace(values=ops.stack(screened_values))
+        return Found(z, found, output, screened)
+
+    def _probes(self, draws: dict[str, Any], size: int) -> Any:
+        drawn = draws.get("probes")
+        if drawn is None or drawn.shape[-1] < size:
+            # The rank of B was not known when numbers were drawn: the same ones in each call then.
+            drawn = np.random.default_rng(0).standard_normal((self.probes, size))
+        return ops.convert_to_tensor(drawn)[:, :size]
 
     def _curvature(self, problem: LeastSquares, z: Any) -> Curvature:
         z = ops.stop_gradient(z)
