@@ -349,6 +349,47 @@ def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], An
     return value, lambda upstream: tape.gradient(value, x, output_gradients=upstream, unconnected_gradients="zero")
 
 
+def implicit(value: Any, residual: Any, solve: Callable[[Any], Any]) -> Any:
+    """Return *value*, where *residual* is zero, with the gradient of that root.
+
+    As whatever *residual* depends on changes, the root moves by ``-solve(change of the residual)``: the gradient costs one
+    solve, and none of it runs through the iterations that found the root. Nothing is solved where no gradient is asked for.
+
+    Parameters
+    ----------
+    value
+        The root, without a gradient of its own.
+    residual
+        A differentiable function at *value*, of the shape of *value*.
+    solve
+        Solves with the derivative of the residual in *value*; linear and symmetric.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        # The backward pass runs when the traces of this one are gone: whatever solve reads has to be handed over.
+        closed = jax.make_jaxpr(solve)(residual)
+
+        @jax.custom_vjp
+        def attach(value: Any, residual: Any, *read: Any) -> Any:
+            return value
+
+        def backward(read: Any, upstream: Any) -> Any:
+            (found,) = jax.core.eval_jaxpr(closed.jaxpr, read, upstream)
+            return (jax.numpy.zeros_like(upstream), -found, *(None for _ in read))
+
+        attach.defvjp(lambda value, residual, *read: (value, read), backward)
+        return attach(value, residual, *closed.consts)
+
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def identity(value: Any, residual: Any) -> Any:
+        return tf.identity(value), lambda upstream: (tf.zeros_like(upstream), -solve(upstream))
+
+    return identity(value, residual)
+
+
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function of tensors that XLA compiles, inside one that is traced: elsewhere and on JAX, the function itself.
 

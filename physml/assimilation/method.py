@@ -137,6 +137,8 @@ class Method:
 
     ensemble: ClassVar[bool] = True
     """Whether it works on an ensemble; else every member is a run of its own (N is then the number of runs)."""
+    differentiates: ClassVar[bool] = False
+    """Whether it takes tangents of the propagation: then it is not compiled apart from the rest."""
 
     @property
     def count(self) -> int:

@@ -56,7 +56,7 @@ class Runner:
 
     def _problem(self, inputs: Any) -> Problem:
         problem = self.problem if isinstance(self.problem, Problem) else self.problem(inputs)
-        if not self.fused:
+        if not self.fused or self.method.differentiates:
             return problem
         inner, made = problem.propagate, {}
 
