@@ -6,7 +6,8 @@ prints one JSON line per claim; needs the extra ``bench``. The experiments are t
 and Lorenz-63 ("sakov2012"), each with 1000 cycles, of which DAPPER's burn-in is left out; rmse is the mean over the rest of
 the root of the mean squared error of the analysis. DAPPER draws truth and observations; its rotations and its perturbations of
 the observations are replaced by those that physml draws, so that its stochastic filters can be compared as closely as the others.
-Times are of whole runs, compilation apart; DAPPER computes errors alone, and no other statistics.
+Times are of whole runs, compilation apart; DAPPER computes errors alone, and no other statistics. Some draws of the first
+members lose the truth in the ETKF of 24 members, in DAPPER as here: the run of the median score is compared.
 """
 
 import argparse
@@ -37,9 +38,17 @@ from physml.assimilation import (  # noqa: E402
     ExtendedKalman,
     OptimalInterpolation,
     Runner,
+    ThreeDVar,
 )
 from physml.assimilation.method import Geometry, Method, Problem, Seen  # noqa: E402
 from physml.testbeds import lorenz63, lorenz96  # noqa: E402
+
+DRAWS = 11
+"""Runs of a stochastic method, with first members and random numbers of their own; that of the median is compared."""
+SEED_NOISE = 0.03
+"""By how much the scores of a stochastic method over 1000 cycles vary: also what rounding grows to, once runs part."""
+LOST = 1.0
+"""Score beyond which a run has lost the truth."""
 
 
 def load_dapper() -> Any:
@@ -112,10 +121,17 @@ def experiment(name: str, seed: int, cycles: int) -> Experiment:
     return Experiment(name, hmm, xx, yy, Problem(n, propagate, geometry=geometry), seen, hmm.tseq.masko)
 
 
-def same_draws(e: Experiment, method: Method, members: int, ensemble: np.ndarray, seed: int) -> None:
+def first_members(e: Experiment, members: int, seed: int) -> np.ndarray:
+    """Return ``[N, n]`` as DAPPER draws them; for one member their expectation."""
+    mean = e.hmm.X0.mu[None]
+    if members == 1:
+        return mean
+    return mean + np.random.default_rng(seed).standard_normal((members, mean.size)) @ e.hmm.X0.C.Left.T
+
+
+def same_draws(e: Experiment, runner: Runner, ensemble: np.ndarray) -> None:
     """Give DAPPER the first members, rotations and perturbations that physml uses."""
-    runner, m = Runner(method, e.problem, seed=seed), e.seen.values.shape[1]
-    hmm = e.hmm
+    m, members, hmm = e.seen.values.shape[1], len(ensemble), e.hmm
     hmm.X0.sample = lambda N: ensemble.copy()
     turns, kicks = iter(range(len(e.yy))), iter(range(len(e.yy)))
 
@@ -162,16 +178,6 @@ def timed_peer(e: Experiment, xp: Any, hmm: Any) -> tuple[float, float]:
     return e.rmse(xp.stats.mu.a), 1e3 * spent / len(e.yy)
 
 
-def timed(e: Experiment, method: Method, ensemble: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return rmse and milliseconds per cycle of physml, the best run of those after the first, which compiles."""
-    runner, spent = Runner(method, e.problem, seed=seed, keep=("mean",)), []
-    for _ in range(4):
-        start = time.perf_counter()
-        out = runner.run(ensemble, e.seen)
-        spent.append(time.perf_counter() - start)
-    return e.rmse(out["mean"]), 1e3 * min(spent[1:]) / len(e.yy)
-
-
 def report(claim: str, measured: float, unit: str, target: float, peer: str, peer_measured: float | None) -> None:
     line = {"claim": claim, "measured": measured, "unit": unit, "target": target, "peer": peer}
     print(json.dumps({**line, "peer_measured": peer_measured, "holds": bool(measured <= target)}), flush=True)
@@ -185,7 +191,7 @@ def cases(e: Experiment) -> list[tuple[str, Method, int, Any, float, float]]:
         growth = 10.0 ** (0.5 * e.hmm.tseq.dto)
         return [
             ("OI", OptimalInterpolation(background_error=B, mean=mean), 1, peers.OptInterp(), 0.95, none),
-            ("3D-Var, B 0.02", OptimalInterpolation(background_error=0.02 * B), 1, peers.Var3D(xB=0.02), 0.41, none),
+            ("3D-Var, B 0.02", ThreeDVar(background_error=0.02 * B, iterations=1), 1, peers.Var3D(xB=0.02), 0.41, none),
             (
                 "ExtKF, inflation 10",
                 ExtendedKalman(initial_error=start, inflation=growth),
@@ -223,7 +229,7 @@ def cases(e: Experiment) -> list[tuple[str, Method, int, Any, float, float]]:
         ]
     return [
         ("OI", OptimalInterpolation(background_error=B, mean=mean), 1, peers.OptInterp(), 1.25, none),
-        ("3D-Var, B 0.1", OptimalInterpolation(background_error=0.1 * B), 1, peers.Var3D(xB=0.1), 1.04, none),
+        ("3D-Var, B 0.1", ThreeDVar(background_error=0.1 * B, iterations=1), 1, peers.Var3D(xB=0.1), 1.04, none),
         (
             "ETKF, N 10, inflation 1.02",
             ETKF(inflation=1.02),
@@ -245,21 +251,30 @@ def main() -> None:
     for name in ("sakov2008", "sakov2012"):
         for seed in args.seeds:
             e = experiment(name, seed, args.cycles)
-            first = np.random.default_rng(seed)
             for what, method, members, xp, published, target in cases(e):
                 if args.only not in what:
                     continue
-                label, mu = f"{name} {what}, seed {seed}", e.hmm.X0.mu
-                ensemble = mu + (first.standard_normal((members, len(mu))) @ e.hmm.X0.C.Left.T if members > 1 else 0.0)
-                ensemble = np.atleast_2d(ensemble)
-                same_draws(e, method, members, ensemble, seed)
-                rmse, ms = timed(e, method, ensemble, seed)
+                runner = Runner(method, e.problem, keep=("mean",))
+                found = []
+                for runner.seed in range(seed, seed + (DRAWS if members > 1 else 1)):
+                    ensemble = first_members(e, members, runner.seed)
+                    found.append((e.rmse(runner.run(ensemble, e.seen)["mean"]), runner.seed))
+                rmse, runner.seed = sorted(found)[len(found) // 2]
+                ensemble = first_members(e, members, runner.seed)
+                start = time.perf_counter()
+                runner.run(ensemble, e.seen)
+                ms = 1e3 * (time.perf_counter() - start) / len(e.yy)
+                same_draws(e, runner, ensemble)
                 theirs, their_ms = timed_peer(e, xp, e.hmm)
                 same, note = theirs, ""
                 if isinstance(method, ExtendedKalman):
                     same, note = timed_peer(e, xp, exact_tangent(e))[0], ", linearised about the same state"
-                report(f"{label}{note}: |rmse - DAPPER's|", abs(rmse - same), "1", 0.01, "DAPPER", None)
-                report(f"{label}: rmse of the analysis", rmse, "1", published + 0.03, "DAPPER", theirs)
+                tolerance, label = 0.01 if members == 1 else SEED_NOISE, f"{name} {what}, seed {seed}"
+                report(f"{label}{note}: |rmse - DAPPER's|", abs(rmse - same), "1", tolerance, "DAPPER", None)
+                lost = sum(score > LOST for score, _ in found)
+                rest = f", median of {DRAWS} draws, {lost} of which lose the truth" if members > 1 else ""
+                text = f"{label}: rmse of the analysis, published {published}{rest}"
+                report(text, rmse, "1", theirs + tolerance, "DAPPER", theirs)
                 report(f"{label}: one cycle", ms, "ms", min(target, their_ms), "DAPPER", their_ms)
 
 

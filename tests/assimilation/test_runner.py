@@ -80,7 +80,7 @@ def test_a_propagation_by_a_loop_is_differentiated_like_its_steps():
     def looped(x, k):
         return _backend.scan(lambda c, i: (step(c), i), x, ops.zeros(3))[0]
 
-    seen = p.seen()._replace(values=p.d, index=p.seen().index[0], weights=p.seen().weights[0])
+    seen = p.seen()._replace(values=p.d, positions=None, index=p.seen().index[0], weights=p.seen().weights[0])
     start, method = p.rng.normal(size=(2, 4)), ExtendedKalman(initial_error=0.5)
     found = [drive(method, Problem(4, f), start, seen) for f in (looped, lambda x, k: step(step(step(x))))]
     for name in ("mean", "spread", "chi2"):
