@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -326,7 +327,7 @@ def jvp(function: Callable[[Any], Any], x: Any, direction: Any) -> tuple[Any, An
 
     import tensorflow as tf
 
-    with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+    with _derivative(), tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
         value = function(x)
     slope = accumulator.jvp(value)
     return value, tf.zeros_like(value) if slope is None else slope
@@ -342,7 +343,7 @@ def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], An
 
     import tensorflow as tf
 
-    with tf.GradientTape(persistent=True) as tape:
+    with _derivative(), tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         value = function(x)
     return value, lambda upstream: tape.gradient(value, x, output_gradients=upstream, unconnected_gradients="zero")
@@ -390,14 +391,44 @@ def implicit(value: Any, residual: Any, solve: Callable[[Any], Any]) -> Any:
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of tensors that XLA compiles, inside one that is traced: elsewhere and on JAX, the function itself."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    """Return a function of tensors that XLA compiles, inside one that is traced: elsewhere and on JAX, the function itself.
 
-        if tf.executing_eagerly():
-            return function
-        return tf.function(functools.partial(function), jit_compile=True, autograph=False)
-    return function
+    Within :func:`jvp` and :func:`vjp` a function with loops stays as it is: TensorFlow hands no record of a loop across the
+    edge of what XLA compiles. For the same reason a gradient from outside needs functions without loops, or unfused.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return function
+    compiled = tf.function(functools.partial(function), jit_compile=True, autograph=False)
+
+    def call(*args: Any) -> Any:
+        if _derivatives.get() and _loops(compiled.get_concrete_function(*args)):
+            return function(*args)
+        return compiled(*args)
+
+    return call
+
+
+_derivatives: contextvars.ContextVar[bool] = contextvars.ContextVar("derivatives", default=False)
+
+
+@contextlib.contextmanager
+def _derivative() -> Iterator[None]:
+    """Let :func:`fused` know that what is traced inside the block will be differentiated there."""
+    token = _derivatives.set(True)
+    try:
+        yield
+    finally:
+        _derivatives.reset(token)
+
+
+def _loops(concrete: Any) -> bool:
+    graph = concrete.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    return any(node.op in ("While", "StatelessWhile") for node in nodes)
 
 
 def scan(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:

@@ -2,10 +2,8 @@
 
 Notation, as in the literature and throughout this package:
 
-======  =====================================================================  =======================
-symbol  meaning                                                                shape
-======  =====================================================================  =======================
-xf      forecast, also called background or first guess                        [n] wet cells
+======  =====================================================================  ================symbol  meaning                                                                shape
+======  =====================================================================  ================xf      forecast, also called background or first guess                        [n] wet cells
 xa      analysis                                                               [n]
 d       observations                                                           [m]
 H       observation operator: bilinear interpolation over wet cells            [m, n], four per row
@@ -18,8 +16,7 @@ v       whitened innovation M R^-1/2 (d - H xf)                                [
 w       weights of the representers, R^-1/2 M S^-1 v                           [m]
 K       gain, B H^T (H B H^T + R)^-1; xa = xf + K (d - H xf) = xf + B H^T w    [n, m], never formed
 chi2    v^T S^-1 v / number of valid observations; 1 where B and R are right   []
-======  =====================================================================  =======================
-
+======  =====================================================================  ================
 The public names below are imported when they are first used: ``import physml.assimilation`` loads no Keras.
 """
 
@@ -56,11 +53,16 @@ if TYPE_CHECKING:
     from physml.assimilation.ensemble import ETKF as ETKF
     from physml.assimilation.ensemble import EnKF as EnKF
     from physml.assimilation.ensemble import EnSRF as EnSRF
+    from physml.assimilation.envar import HybridEnVar as HybridEnVar
+    from physml.assimilation.climatology import climatology_error as climatology_error
+    from physml.assimilation.climatology import nmc_error as nmc_error
     from physml.assimilation.finite_size import EnKFN as EnKFN
     from physml.assimilation.gridded import GridObservations as GridObservations
     from physml.assimilation.grids import bilinear as bilinear
     from physml.assimilation.grids import observe as observe
     from physml.assimilation.grids import random_positions as random_positions
+    from physml.assimilation.fourdvar import FourDVar as FourDVar
+    from physml.assimilation.fourdvar import WeakFourDVar as WeakFourDVar
     from physml.assimilation.horizon import forecast_skill_horizon as forecast_skill_horizon
     from physml.assimilation.joint import JointObservations as JointObservations
     from physml.assimilation.kalman import ExtendedKalman as ExtendedKalman
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
     from physml.assimilation.superobbing import superob as superob
+    from physml.assimilation.variational import ThreeDVar as ThreeDVar
 
 _MODULES = {
     "observations": ("PointObservations",),
@@ -120,6 +123,10 @@ _MODULES = {
     "finite_size": ("EnKFN",),
     "smoother": ("EnKS",),
     "runner": ("Runner", "drive"),
+    "variational": ("ThreeDVar",),
+    "envar": ("HybridEnVar",),
+    "climatology": ("climatology_error", "nmc_error"),
+    "fourdvar": ("FourDVar", "WeakFourDVar"),
     "diagnostics": ("crps", "rank_histogram", "spread_skill"),
     "horizon": ("forecast_skill_horizon",),
     "consistency": ("chi_square", "desroziers", "dfs", "influence"),

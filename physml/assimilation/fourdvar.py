@@ -30,9 +30,10 @@ import numpy as np
 from keras import ops
 
 from physml.assimilation.background import Background
+from physml.assimilation.kalman import covariance
 from physml.assimilation.method import Output, Problem, Seen, State
 from physml.assimilation.observations import refuse
-from physml.assimilation.variational import Variational, background
+from physml.assimilation.variational import Variational
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,7 +77,7 @@ class FourDVar(Variational):
 
     def __call__(self, problem: Problem, state: State, seen: Seen, draws: dict[str, Any]) -> tuple[State, Output]:
         """Minimise over the window, or over the growing ones of the first call, and move on."""
-        b = background(self.background_error, problem, f"{type(self).__name__}: background_error")
+        b = covariance(self.background_error, problem, f"{type(self).__name__}: background_error")
         first = "origin" not in state
         start = self._join(problem, state["ensemble"], None) if first else state["origin"]
         ends = range(self.window, 0, -self.count)[::-1] if first else [self.window]
@@ -92,14 +93,14 @@ class FourDVar(Variational):
             outputs.append(found.output)
             before = end
         output = Output(*[None if parts[0] is None else ops.concatenate(parts) for parts in zip(*outputs, strict=True)])
-        if self.lag:
-            smoothed = ops.stack(found.states[: self.count])
-            if first:
-                unknown = ops.full((self.lag, *smoothed.shape[1:]), np.nan, dtype="float64")
-                smoothed = ops.concatenate([unknown, smoothed])
-            output = output._replace(smoothed=smoothed)
+        if not self.lag:
+            return {"ensemble": found.states[-1]}, output
+        smoothed = ops.stack(found.states[: self.count])
+        if first:
+            unknown = ops.full((self.lag, *smoothed.shape[1:]), np.nan, dtype="float64")
+            smoothed = ops.concatenate([unknown, smoothed])
         origin = self._advance(problem, start, found.states[self.count - 1])
-        return {"ensemble": found.states[-1], "origin": origin}, output
+        return {"ensemble": found.states[-1], "origin": origin}, output._replace(smoothed=smoothed)
 
     def _size(self, problem: Problem, b: Background, end: int) -> int:
         """Return p for a window of *end* times."""
@@ -142,7 +143,7 @@ class WeakFourDVar(FourDVar):
         error = problem.model_error if self.model_error is None else self.model_error
         if error is None:
             refuse("WeakFourDVar: the model error is not known", "model_error, Q", None, "pass it, or use FourDVar")
-        return background(error, problem, "WeakFourDVar: model_error")
+        return covariance(error, problem, "WeakFourDVar: model_error")
 
     def _size(self, problem: Problem, b: Background, end: int) -> int:
         return b.rank + end * self._q(problem).rank

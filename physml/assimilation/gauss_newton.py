@@ -29,6 +29,7 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml.assimilation._linalg import cholesky_solve
 
 Predict = Callable[[Any, Any], Any]
 """``(x [B, n], z [B, p]) -> [B, m]``, row by row: what observations would be, for background states x and controls z."""
@@ -122,19 +123,13 @@ def factor(gt: Any) -> Any:
     return ops.cholesky(ops.eye(min(p, m), dtype="float64") + a)
 
 
-def solve_factored(cholesky: Any, b: Any) -> Any:
-    """Return (L L^T)^-1 b for columns ``[N, k, j]``."""
-    half = ops.solve_triangular(cholesky, b, lower=True)
-    return ops.solve_triangular(_transposed(cholesky), half, lower=False)
-
-
 def solve_explicit(gt: Any, target: Any) -> Any:
     """Return (I + G^T G)^-1 G^T target ``[N, p]``, from G^T ``[N, p, m]`` and target ``[N, m]``."""
     column, p, m = target[..., None], *gt.shape[-2:]
     cholesky = factor(gt)
     if p <= m:
-        return solve_factored(cholesky, ops.matmul(gt, column))[..., 0]
-    return ops.matmul(gt, solve_factored(cholesky, column))[..., 0]
+        return cholesky_solve(cholesky, ops.matmul(gt, column))[..., 0]
+    return ops.matmul(gt, cholesky_solve(cholesky, column))[..., 0]
 
 
 def conjugate_gradients(
@@ -257,7 +252,7 @@ class GaussNewton:
 
             def body(k: Any, z: Any, moved: Any) -> Any:
                 new, _ = self.inner(problem, z)
-                return k + 1, new, ops.max(ops.mean(ops.square(new - z), axis=-1))
+                return k + 1, new, ops.max(_backend.mean(ops.square(new - z), axis=-1))
 
             far = ops.full((), np.inf, dtype="float64")
             _, z, _ = ops.while_loop(go_on, body, (ops.full((), done, dtype="int32"), z, far))

@@ -108,6 +108,44 @@ class Runner:
         with _backend.float64():
             return self._block(state, seen, draws, inputs)
 
+    def run(self, ensemble: Any, seen: Seen) -> dict[str, np.ndarray]:
+        """Run over all observations in compiled blocks of calls; for a problem that needs no inputs.
+
+        Parameters
+        ----------
+        ensemble
+            Members at the analysis time before the first, ``[N, n]``.
+        seen
+            Values ``[time, m]``, NaN where missing; error_std a number, ``[m]`` or ``[time, m]``; index and weights ``[m, k]``
+            or ``[time, m, k]``; positions ``[m, d]`` or ``[time, m, d]``.
+
+        Returns
+        -------
+        dict
+            What :meth:`call` returns, by name, along time.
+        """
+        values = np.asarray(seen.values, "float64")
+        if values.ndim != 2:
+            refuse("run: observations have the wrong shape", "[time, m]", values.shape, "values[:, None] for m = 1")
+        whole = _over_time(seen, values)
+        state, told = self.start(ensemble), []
+        members, size = np.shape(ensemble)
+        error = None if callable(self.problem) else self.problem.model_error
+        noise = 0 if error is None else error.rank
+        for calls in _blocks(list(self.windows(len(values)))):
+            windows, drawn = [], []
+            for number, start, stop, count in calls:
+                windows.append(Seen(*[None if a is None else a[start:stop] for a in whole]))
+                drawn.append(self.draws(number, members, size, values.shape[1], count, noise))
+            if len(calls) == 1:
+                state, out = self.call(state, windows[0], drawn[0])
+                told.append({name: np.asarray(a) for name, a in _named(out)})
+                continue
+            block = Seen(*[None if a[0] is None else np.stack(a) for a in zip(*windows, strict=True)])
+            state, out = self.calls(state, block, {name: np.stack([d[name] for d in drawn]) for name in drawn[0]})
+            told.append({name: np.concatenate(np.asarray(a)) for name, a in _named(out)})
+        return {name: np.concatenate([out[name] for out in told]) for name in told[0]}
+
     def windows(self, times: int) -> Iterator[tuple[int, int, int]]:
         """Yield for each call the window of its observations [start, stop) and how many of its times are new.
 
@@ -146,6 +184,11 @@ def summary(output: Output, names: Sequence[str]) -> dict[str, Any]:
     return {name: ways[name]() if name in ways else getattr(output, name) for name in names}
 
 
+def _named(out: Any) -> list[tuple[str, Any]]:
+    parts = out._asdict() if isinstance(out, Output) else out
+    return [(name, a) for name, a in parts.items() if a is not None]
+
+
 def _spread(ensemble: Any) -> Any:
     anomalies = ensemble - _backend.mean(ensemble, axis=1, keepdims=True)
     return ops.sqrt(ops.sum(anomalies * anomalies, axis=1) / max(ensemble.shape[1] - 1, 1))
@@ -167,11 +210,8 @@ def drive(
     ----------
     method, problem, seed, fused
         As for :class:`Runner`.
-    ensemble
-        Members at the analysis time before the first, ``[N, n]``.
-    seen
-        Values ``[time, m]``, NaN where missing; error_std a number, ``[m]`` or ``[time, m]``; index and weights ``[m, k]`` or
-        ``[time, m, k]``; positions ``[m, d]`` or ``[time, m, d]``.
+    ensemble, seen
+        As for :meth:`Runner.run`.
     keep
         What to keep, by the names of :func:`summary`.
 
@@ -180,27 +220,7 @@ def drive(
     dict
         One array for each name, ``[time, ...]``.
     """
-    values = np.asarray(seen.values, "float64")
-    if values.ndim != 2:
-        refuse("drive: observations have the wrong shape", "[time, m]", values.shape, "values[:, None] for m = 1")
-    whole = _over_time(seen, values)
-    runner = Runner(method, problem, seed=seed, fused=fused, keep=keep)
-    state, told = runner.start(ensemble), []
-    members, size = np.shape(ensemble)
-    noise = 0 if problem.model_error is None else problem.model_error.rank
-    for calls in _blocks(list(runner.windows(len(values)))):
-        windows, drawn = [], []
-        for number, start, stop, count in calls:
-            windows.append([None if a is None else a[start:stop] for a in whole])
-            drawn.append(runner.draws(number, members, size, values.shape[1], count, noise))
-        if len(calls) == 1:
-            state, out = runner.call(state, Seen(*windows[0]), drawn[0])
-            told.append({name: np.asarray(out[name]) for name in keep})
-            continue
-        block = Seen(*[None if a[0] is None else np.stack(a) for a in zip(*windows, strict=True)])
-        state, out = runner.calls(state, block, {name: np.stack([d[name] for d in drawn]) for name in drawn[0]})
-        told.append({name: np.concatenate(np.asarray(out[name])) for name in keep})
-    return {name: np.concatenate([out[name] for out in told]) for name in keep}
+    return Runner(method, problem, seed=seed, fused=fused, keep=keep).run(ensemble, seen)
 
 
 def _blocks(windows: list[tuple[int, int, int]], longest: int = 40) -> Iterator[list[tuple[int, int, int, int]]]:

@@ -23,7 +23,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from keras import ops
 
-from physml.assimilation.background import Background, Dense
+from physml import _backend
+from physml.assimilation._members import expected_std
+from physml.assimilation.background import Background
 from physml.assimilation.gauss_newton import (
     Curvature,
     GaussNewton,
@@ -32,6 +34,7 @@ from physml.assimilation.gauss_newton import (
     solve_explicit,
     tangents,
 )
+from physml.assimilation.kalman import covariance
 from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.observations import refuse
 
@@ -48,6 +51,8 @@ class Found(NamedTuple):
     """At the times of the window, ``[N, n]`` each."""
     output: Output
     """Of the times observed."""
+    seen: Seen
+    """Observations without gross errors, ``[c, m]``."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -123,7 +128,7 @@ class Variational(GaussNewton, Method):
         columns, explicit = self.by_columns(size), self.explicit(size, c * m)
         directions = None
         if not columns:
-            directions = ops.repeat(ops.expand_dims(ops.convert_to_tensor(draws["probes"])[:, :size], 0), n, axis=0)
+            directions = ops.repeat(ops.expand_dims(self._probes(draws, size), 0), n, axis=0)
         share = 1.0 if columns else 1.0 / self.probes
         zero = ops.zeros((n, size), dtype="float64")
         value, slopes = tangents(both, x, zero, directions)
@@ -136,45 +141,42 @@ class Variational(GaussNewton, Method):
             raw = plain.rows(zero)[1]
             observed_variance = ops.sum(ops.square(raw), axis=1)
 
-        expected = ops.reshape(ops.mean(observed_variance, axis=0), (c, m))
-        innovations, stds, used, rejected, scales, kept = [], [], [], [], [], []
+        expected = ops.reshape(_backend.mean(observed_variance, axis=0), (c, m))
+        innovations, stds, used, rejected, scales, kept, screened_values = [], [], [], [], [], [], []
         for t, at in enumerate(times):
-            innovation = at.values - problem.observe(ops.mean(forecast[:, t], axis=0, keepdims=True), at)[0]
-            std = ops.where(
-                at.valid, ops.sqrt(expected[t] + ops.square(ops.where(at.valid, at.error_std, 1.0))), np.nan
-            )
-            at, gross = problem.screen(at, innovation, std)
-            scale, _ = at.whitened(innovation)
-            innovations.append(ops.where(at.valid, innovation, np.nan) if problem.gross_error is None else innovation)
-            stds.append(std)
+            mean = _backend.mean(forecast[:, t], axis=0, keepdims=True)
+            innovations.append(ops.where(at.valid, at.values - problem.observe(mean, at)[0], np.nan))
+            stds.append(expected_std(at, expected[t]))
+            at, gross = problem.screen(at, innovations[t], stds[t])
             used.append(ops.sum(ops.cast(at.valid, "float64")))
             rejected.append(gross)
-            scales.append(scale)
+            scales.append(at.whitened(innovations[t])[0])
             kept.append(ops.where(at.valid, at.values, 0.0))
+            screened_values.append(at.values)
         number = ops.stack(used)
-        problem_ = LeastSquares(predict, x, ops.concatenate(kept), ops.concatenate(scales), size)
-        b = problem_.scale * (problem_.observed - predicted)
+        quadratic = LeastSquares(predict, x, ops.concatenate(kept), ops.concatenate(scales), size)
+        b = quadratic.scale * (quadratic.observed - predicted)
         if explicit:
-            gt = raw * problem_.scale
+            gt = raw * quadratic.scale
             start = solve_explicit(gt, b)
             squares = []
             for t in range(c):
                 block, part = gt[..., t * m : (t + 1) * m], b[:, t * m : (t + 1) * m]
                 left = part - ops.einsum("npm,np->nm", block, solve_explicit(block, part))
-                squares.append(ops.mean(ops.sum(part * left, axis=-1)))
-            chi2 = ops.stack(squares) / ops.maximum(number, 1.0)
+                squares.append(_backend.mean(ops.sum(part * left, axis=-1), axis=0))
+            chi2 = ops.stack(squares) / ops.where(number > 0, number, np.nan)
         else:
-            start, _ = self.inner(problem_, zero)
-            slope = problem_.scale * tangents(predict, x, zero, start[:, None])[1][:, 0]
-            whole = ops.mean(ops.sum(b * (b - slope), axis=-1)) / ops.maximum(ops.sum(number), 1.0)
-            chi2 = whole * ops.ones((c,), dtype="float64")
-        z = self.minimise(problem_, start, done=1)
+            start, _ = self.inner(quadratic, zero)
+            slope = quadratic.scale * tangents(predict, x, zero, start[:, None])[1][:, 0]
+            whole = _backend.mean(ops.sum(b * (b - slope), axis=-1), axis=0) / ops.maximum(ops.sum(number), 1.0)
+            chi2 = ops.where(number > 0, whole, np.nan)
+        z = self.minimise(quadratic, start, done=1)
 
         if columns:
             _, slopes = tangents(both, x, z, None)
-            variance = _explained(slopes[..., : c * m] * problem_.scale, slopes[..., c * m :])
+            variance = _explained(slopes[..., : c * m] * quadratic.scale, slopes[..., c * m :])
         else:
-            curvature = self._curvature(problem_, z)
+            curvature = self._curvature(quadratic, z)
             if static is not None:
                 shrink = 1.0 - 1.0 / curvature.values
                 gone = ops.sum(shrink[..., None] * ops.square(static.root(curvature.vectors)), axis=1)
@@ -192,10 +194,18 @@ class Variational(GaussNewton, Method):
             chi2=chi2,
             used=number,
             rejected=ops.stack(rejected),
-            forecast_std=ops.sqrt(ops.mean(forecast_variance, axis=0)),
-            std=ops.sqrt(ops.mean(ops.reshape(ops.maximum(variance, 0.0), forecast.shape), axis=0)),
+            forecast_std=ops.sqrt(_backend.mean(forecast_variance, axis=0)),
+            std=ops.sqrt(_backend.mean(ops.reshape(ops.maximum(variance, 0.0), forecast.shape), axis=0)),
         )
-        return Found(z, found, output)
+        screened = seen._replace(values=ops.stack(screened_values))
+        return Found(z, found, output, screened)
+
+    def _probes(self, draws: dict[str, Any], size: int) -> Any:
+        drawn = draws.get("probes")
+        if drawn is None or drawn.shape[-1] < size:
+            # The rank of B was not known when numbers were drawn: the same ones in each call then.
+            drawn = np.random.default_rng(0).standard_normal((self.probes, size))
+        return ops.convert_to_tensor(drawn)[:, :size]
 
     def _curvature(self, problem: LeastSquares, z: Any) -> Curvature:
         z = ops.stop_gradient(z)
@@ -220,16 +230,6 @@ def _explained(gt: Any, columns: Any) -> Any:
     return ops.sum(ops.square(columns), axis=1) - ops.sum(ops.square(half), axis=1)
 
 
-def background(error: Any, problem: Problem, what: str) -> Background:
-    """Return a covariance on the state vector of *problem*."""
-    bound = error if isinstance(error, Background) else Dense(error)
-    if bound.size != problem.size:
-        refuse(
-            f"{what} does not fit the state", f"{problem.size} elements", bound.size, "bind it to the same state vector"
-        )
-    return bound
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ThreeDVar(Variational):
     """3D-Var: the analysis at each time with a B that does not change; for a linear H the BLUE of the forecast.
@@ -241,7 +241,7 @@ class ThreeDVar(Variational):
 
     def __call__(self, problem: Problem, state: State, seen: Seen, draws: dict[str, Any]) -> tuple[State, Output]:
         """Forecast, then minimise."""
-        b = background(self.background_error, problem, "ThreeDVar: background_error")
+        b = covariance(self.background_error, problem, "ThreeDVar: background_error")
         forecast = problem.propagate(state["ensemble"], 0)
         found = self.analyse(problem, forecast, lambda x, z: [x + b.root(z)], seen, draws, b.rank, static=b)
         return {"ensemble": found.states[-1]}, found.output

@@ -7,7 +7,8 @@ import pytest
 from keras import ops
 from linear import Linear
 
-from physml.assimilation import ETKF, LETKF, RK4, Runner, drive
+from physml import _backend
+from physml.assimilation import ETKF, LETKF, RK4, ExtendedKalman, Runner, drive
 from physml.assimilation.method import Geometry, Method, Output, Problem, Seen
 from physml.testbeds import lorenz96
 from physml.testbeds.setups import sakov2008
@@ -68,6 +69,22 @@ def test_calls_in_a_block_are_calls_one_by_one_and_a_restart_goes_on_alike():
     np.testing.assert_allclose(whole["mean"], np.mean(analyses, axis=1), rtol=0, atol=1e-14)
     with pytest.raises(ValueError, match="unknown part of the output"):
         drive(method, p.problem, ensemble, seen, keep=("skill",))
+
+
+def test_a_propagation_by_a_loop_is_differentiated_like_its_steps():
+    p = Linear(4, 3, times=2)
+
+    def step(x):
+        return x + 0.1 * (x @ p.M.T) ** 3
+
+    def looped(x, k):
+        return _backend.scan(lambda c, i: (step(c), i), x, ops.zeros(3))[0]
+
+    seen = p.seen()._replace(values=p.d, positions=None, index=p.seen().index[0], weights=p.seen().weights[0])
+    start, method = p.rng.normal(size=(2, 4)), ExtendedKalman(initial_error=0.5)
+    found = [drive(method, Problem(4, f), start, seen) for f in (looped, lambda x, k: step(step(step(x))))]
+    for name in ("mean", "spread", "chi2"):
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=0, atol=1e-13)
 
 
 def test_short_run_of_the_published_experiment():
