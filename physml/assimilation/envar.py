@@ -82,9 +82,10 @@ class HybridEnVar(Variational):
 
     def __call__(self, problem: Problem, state: State, seen: Seen, draws: dict[str, Any]) -> tuple[State, Output]:
         """Forecast the members, minimise for the mean, transform the anomalies."""
-        ensemble, before = state["ensemble"], []
-        for k in range(self.count):
-            before.append(forecast(problem, before[-1] if before else ensemble, draws, k))
+        ensemble = state["ensemble"]
+        before = [forecast(problem, ensemble, draws, 0)]
+        for k in range(1, self.count):
+            before.append(forecast(problem, before[-1], draws, k))
         base = ensemble if self.window else before[0]
         static = covariance(self.background_error, problem, "HybridEnVar: background_error")
         varying = covariance(Ensemble(base, self.localisation), problem, "HybridEnVar: ensemble")

@@ -125,8 +125,8 @@ def factor(gt: Any) -> Any:
 
 def solve_explicit(gt: Any, target: Any) -> Any:
     """Return (I + G^T G)^-1 G^T target ``[N, p]``, from G^T ``[N, p, m]`` and target ``[N, m]``."""
-    column, p, m = target[..., None], *gt.shape[-2:]
-    cholesky = factor(gt)
+    cholesky, (p, m) = factor(gt), gt.shape[-2:]
+    column = target[..., None]
     if p <= m:
         return cholesky_solve(cholesky, ops.matmul(gt, column))[..., 0]
     return ops.matmul(gt, cholesky_solve(cholesky, column))[..., 0]
@@ -172,7 +172,7 @@ def conjugate_gradients(
             kept = (vectors, put(steps, k, step), put(turns, k, turn))
         return (k + 1, x, new, new + turn[:, None] * d, squared, *kept)
 
-    kept = ()
+    kept: Any = ()
     if keep:
         kept = (ops.zeros((n, iterations, p), dtype="float64"), *(ops.zeros((n, iterations), dtype="float64"),) * 2)
     start = (ops.zeros((), dtype=slots.dtype), ops.zeros_like(b), b, b, ops.sum(ops.square(b), axis=-1), *kept)

@@ -136,7 +136,7 @@ def test_overlapping_windows_start_where_the_one_before_left_the_trajectory(weak
 def lorenz(n, parameter=None):
     """Return a problem of Lorenz-96 by Euler steps, whose forcing is F + parameter."""
     forcing = 8.0 if parameter is None else 8.0 + parameter
-    return Problem(n, lambda x, k: x + 0.05 * lorenz96.tendency(x[..., None], forcing)[..., 0])
+    return Problem(n, lambda x, k: x + 0.02 * lorenz96.tendency(x[..., None], forcing)[..., 0])
 
 
 def observed(values, std, n):
@@ -148,7 +148,7 @@ def observed(values, std, n):
 def truth():
     states = [lorenz96.simulate(1, n=6, seed=4).x.values[:1]]
     for _ in range(3):
-        states.append(states[-1] + 0.05 * lorenz96.tendency(states[-1][..., None])[..., 0])
+        states.append(states[-1] + 0.02 * lorenz96.tendency(states[-1][..., None])[..., 0])
     return np.concatenate(states)
 
 
@@ -185,9 +185,9 @@ def test_the_gradient_of_an_analysis_agrees_with_finite_differences(truth, limit
         return told + ops.sum(out.std) + ops.sum(out.chi2) if limit else told
 
     with _backend.float64():
-        compiled = _backend.traced(loss)
-        _, gradient = _backend.value_and_gradient(compiled, np.array(0.0))
-        ahead, behind = (float(compiled(ops.convert_to_tensor(np.array(s)))) for s in (1e-4, -1e-4))
+        function = _backend.traced(loss)
+        _, gradient = _backend.value_and_gradient(function, np.array(0.0))
+        ahead, behind = (float(function(ops.convert_to_tensor(np.array(s)))) for s in (1e-4, -1e-4))
     assert float(gradient) == pytest.approx((ahead - behind) / 2e-4, rel=2e-6)
 
 
