@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.cycle import analyse as analyse
     from physml.assimilation.diffusion import Diffusion as Diffusion
+    from physml.assimilation.drawing import perturb as perturb
+    from physml.assimilation.drawing import probed_variance as probed_variance
     from physml.assimilation.likelihood import fit_background_error as fit_background_error
     from physml.assimilation.likelihood import innovation_likelihood as innovation_likelihood
     from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
@@ -70,6 +72,7 @@ _MODULES = {
     "multivariate": ("Balance", "Blocks", "Kronecker", "Regression"),
     "plane": ("Plane",),
     "diffusion": ("Diffusion",),
+    "drawing": ("perturb", "probed_variance"),
     "likelihood": ("fit_background_error", "innovation_likelihood"),
     "localisation": ("gaspari_cohn",),
     "blue": ("BLUE", "Analysis", "leave_out"),

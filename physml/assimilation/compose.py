@@ -38,11 +38,11 @@ class Scaled(Background):
     def precision(self) -> Any:
         """Sigma^-1 C^-1 Sigma^-1, where C^-1 is sparse."""
         inner = self.inner.precision
-        if inner is None:
+        if inner is None or not isinstance(self.std, np.ndarray):
             return None
         import scipy.sparse
 
-        inverse = scipy.sparse.diags_array(1 / np.asarray(self.std))
+        inverse = scipy.sparse.diags_array(1 / self.std)
         return (inverse @ inner @ inverse).tocsc()
 
 
@@ -89,11 +89,11 @@ class Kronecker(Background):
     def precision(self) -> Any:
         """The Kronecker product of both inverses, where that of the cells is sparse."""
         inner = self.within.precision
-        if inner is None:
+        if inner is None or not isinstance(self.between, np.ndarray) or np.linalg.cond(self.between) > 1e12:
             return None
         import scipy.sparse
 
-        return scipy.sparse.kron(inner, np.linalg.inv(np.asarray(self.between)), format="csc")
+        return scipy.sparse.kron(inner, np.linalg.inv(self.between), format="csc")
 
 
 class Blocks(Background):

@@ -108,8 +108,9 @@ class Diffusion(Covariance):
 class _Solved:
     """NumPy arithmetic with the factor of A for one length; vectors are rows ``[k, cells]``."""
 
-    def __init__(self, mesh: Mesh, length: np.ndarray, order: int, probes: int | None) -> None:
+    def __init__(self, mesh: Mesh, length: np.ndarray, order: int, probes: int | None, learnt: bool) -> None:
         self.mesh, self.order, self.area = mesh, order, mesh.area
+        self.probes, self.learnt = probes, learnt
         scale = length / np.sqrt(2 * (order - 1))
         i, j = mesh.ends
         self.square = np.broadcast_to(scale**2, ()) if scale.ndim == 0 else (scale[i] ** 2 + scale[j] ** 2) / 2
@@ -121,8 +122,6 @@ class _Solved:
         self.factor = scipy.sparse.linalg.splu(
             self.matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options
         )
-        self.reach = float(scale.max())
-        self.probes = probes
 
     def solve(self, x: np.ndarray) -> np.ndarray:
         """Return A^-1 x."""
@@ -150,9 +149,9 @@ class _Solved:
         weight = np.sqrt(self.mesh.ratio * self.square)
         return np.sqrt(self.area) * c[:, :n] + (self.mesh.difference.T @ (weight * c[:, n:]).T).T
 
-    def raw_root(self, c: np.ndarray, more: int = 0) -> np.ndarray:
-        """Return U c of F_p before it is normalised; *more* adds solves."""
-        return self.chain(self._noise(c), (self.order + 1) // 2 + more)
+    def raw_root(self, c: np.ndarray) -> np.ndarray:
+        """Return U c of F_p before it is normalised."""
+        return self.chain(self._noise(c), (self.order + 1) // 2)
 
     def root(self, c: np.ndarray) -> np.ndarray:
         """Return U c."""
@@ -172,15 +171,15 @@ class _Solved:
 
     @cached_property
     def variances(self) -> np.ndarray:
-        """Diagonals of F_p and F_(p+1), ``[2, cells]``."""
+        """Diagonal of F_p, and where the length is learnt of F_(p+1), ``[1 or 2, cells]``."""
         if self.probes is None:
-            return chain_diagonals(self.mesh, self.matrix, self.order + 1)[-2:]
-        rng, total = np.random.default_rng(0), np.zeros((2, self.area.size))
+            return chain_diagonals(self.mesh, self.matrix, self.order + self.learnt)[self.order - 1 :]
+        rng, total = np.random.default_rng(0), np.zeros((1 + self.learnt, self.area.size))
         for start in range(0, self.probes, 16):
-            c = rng.standard_normal((min(16, self.probes - start), self.rank))
-            u = self.raw_root(c)
-            v = self.chain(self.area * u, 1)
-            total += [np.square(u).sum(axis=0), (u * v).sum(axis=0)]
+            u = self.raw_root(rng.standard_normal((min(16, self.probes - start), self.rank)))
+            total[0] += np.square(u).sum(axis=0)
+            if self.learnt:
+                total[1] += (u * self.solve(self.area * u)).sum(axis=0)
         return total / self.probes
 
     @cached_property
@@ -261,7 +260,8 @@ class Implicit(Background):
         length = np.asarray(self.length if length is None else length, "float64")
         key = length.tobytes()
         if self._last is None or self._last[0] != key:
-            self._last = (key, _Solved(self.mesh, length, self.order, self.probes))
+            learnt = not is_constant(self.length)
+            self._last = (key, _Solved(self.mesh, length, self.order, self.probes, learnt))
         return self._last[1]
 
     def _linear(self, name: str, x: Any, length: Any) -> Any:
