@@ -118,6 +118,10 @@ def test_products_are_the_same_when_compiled_and_their_gradient_is_the_product(n
         product = array(b.times(tensor(x)))
         assert value == pytest.approx(0.5 * np.sum(x * product), rel=1e-12)
         assert np.allclose(gradient, product, rtol=0, atol=1e-12 * np.abs(product).max())
+        # A layer is called with a batch whose size is not known.
+        batch = keras.Input((b.size,), dtype="float64")
+        for step, size in ((b.times, b.size), (lambda x: b.root(b.root_adjoint(x)), b.size), (b.root_adjoint, b.rank)):
+            assert keras.layers.Lambda(step, dtype="float64")(batch).shape == (None, size)
 
 
 @pytest.mark.parametrize(
