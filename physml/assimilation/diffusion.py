@@ -58,7 +58,7 @@ class Diffusion(Covariance):
     spacing
         On a plane grid, distance between rows and between columns [m]. None: the grid is of latitude and longitude.
     periodic
-        On a plane grid, whether the first and the last row, and column, are neighbours: (y, x).
+        On a plane grid, whether the first and the last row, and column, are neighbours: (y, x), or one for both.
     probes
         Normalise by so many random probes instead of exactly: their standard error is 1 / sqrt(2 probes) of the standard
         deviation. For lengths of very many cells.
@@ -75,7 +75,7 @@ class Diffusion(Covariance):
     length: Any
     order: int = 2
     spacing: Any = None
-    periodic: Any = (False, False)
+    periodic: Any = None
     probes: int | None = None
     positive: ClassVar[tuple[str, ...]] = ("std", "length")
 
@@ -86,6 +86,12 @@ class Diffusion(Covariance):
             refuse("Diffusion: the order is too low", "2, 3, ...", self.order, remedy)
         if self.probes is not None and self.probes < 2:
             refuse("Diffusion: too few probes", "2 or more, or None", self.probes, "pass probes=1000, or None")
+        if (self.spacing is None) != (self.periodic is None):
+            received, remedy = (
+                "one without the other",
+                "pass both on a plane grid, neither on one of latitude and longitude",
+            )
+            refuse("Diffusion: spacing and periodic belong together", "both, or neither", received, remedy)
         for name in ("spacing", "periodic"):
             value = getattr(self, name)
             if value is not None:
@@ -117,7 +123,7 @@ class _Solved:
         self.matrix = (
             scipy.sparse.diags_array(self.area) + mesh.laplacian(np.broadcast_to(self.square, mesh.ratio.shape))
         ).tocsc()
-        # Minimum degree of a symmetric pattern and no pivots: a fifth of the fill of the default.
+        # Minimum degree of a symmetric pattern and no pivots: half the fill of the default.
         options = {"SymmetricMode": True}
         self.factor = scipy.sparse.linalg.splu(
             self.matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options

@@ -85,7 +85,8 @@ def _heads(tree: _Part) -> list[_Part]:
     size: dict[int, int] = {}
     for part in _postorder(tree):
         size[id(part)] = part.cells.size + sum(size[id(c)] for c in part.children)
-    heads, stack = [], [tree]
+    heads: list[_Part] = []
+    stack = [tree] if size[id(tree)] > HELD else []
     while stack:
         part = stack.pop()
         if size[id(part)] <= HELD:

@@ -24,6 +24,7 @@ from physml.assimilation import (
     bind,
     draw,
     kernels,
+    normalisation,
     perturb,
     probed_variance,
 )
@@ -233,6 +234,18 @@ def test_coasts_block_even_where_land_is_one_cell_wide():
     assert flat[here, there] > 0.8
 
 
+@pytest.mark.parametrize("closes", [(False, True), (True, True), (False, False)])
+def test_variances_by_nested_dissection_are_those_of_the_inverse(closes, monkeypatch):
+    monkeypatch.setattr(normalisation, "PATCH", 12)
+    mask = np.random.default_rng(3).uniform(size=(15, 22)) > 0.2
+    area = {"shape": mask.shape, "mask": mask}
+    for held in (10**6, 60):
+        monkeypatch.setattr(normalisation, "HELD", held)
+        for order in (2, 3):
+            B = dense(Diffusion(1.0, 6.0, order=order, spacing=(1.0, 1.5), periodic=closes), **area)
+            assert np.abs(np.diag(B) - 1).max() < 1e-12
+
+
 def test_a_sea_of_one_cell_has_its_variance():
     mask = np.zeros((3, 4), bool)
     mask[1, 1] = mask[0, 3] = True
@@ -378,6 +391,7 @@ REFUSED = [
     (lambda: Dense(np.ones((2, 3))), "B is no square matrix"),
     (lambda: Diffusion(1.0, 1e6, order=1), "the order is too low"),
     (lambda: Diffusion(1.0, -1e6), "Diffusion: length is not positive"),
+    (lambda: Diffusion(1.0, 1e6, spacing=1e5), "spacing and periodic belong together"),
     (lambda: bind(Diffusion(1.0, 1e6), shape=(40,)), "Diffusion needs a grid of two dimensions"),
     (lambda: bind(Diffusion(1.0, 1e6), shape=(4, 4)), "the metric is not known"),
     (lambda: bind(Gaussian(1.0, 1e6), shape=(4, 4)), "needs distances and there are none"),
