@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from physml.assimilation.cross_validation import leave_out as leave_out
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.diffusion import Diffusion as Diffusion
+    from physml.assimilation.drawing import perturb as perturb
+    from physml.assimilation.drawing import probed_variance as probed_variance
     from physml.assimilation.layer import Analysis as Analysis
     from physml.assimilation.layer import Influence as Influence
     from physml.assimilation.likelihood import fit_background_error as fit_background_error
@@ -78,6 +80,7 @@ _MODULES = {
     "multivariate": ("Balance", "Blocks", "Kronecker", "Regression"),
     "plane": ("Plane",),
     "diffusion": ("Diffusion",),
+    "drawing": ("perturb", "probed_variance"),
     "likelihood": ("fit_background_error", "innovation_likelihood"),
     "localisation": ("gaspari_cohn",),
     "steps": ("RK4", "Euler", "Unrolled"),
