@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from physml.assimilation.background import bind as bind
     from physml.assimilation.background import draw as draw
     from physml.assimilation.blue import BLUE as BLUE
+    from physml.assimilation.climatology import climatology_error as climatology_error
+    from physml.assimilation.climatology import nmc_error as nmc_error
     from physml.assimilation.columns import ColumnObservations as ColumnObservations
     from physml.assimilation.combine import Dense as Dense
     from physml.assimilation.combine import Ensemble as Ensemble
@@ -50,19 +52,19 @@ if TYPE_CHECKING:
     from physml.assimilation.diagnostics import rank_histogram as rank_histogram
     from physml.assimilation.diagnostics import spread_skill as spread_skill
     from physml.assimilation.diffusion import Diffusion as Diffusion
+    from physml.assimilation.drawing import perturb as perturb
+    from physml.assimilation.drawing import probed_variance as probed_variance
     from physml.assimilation.ensemble import ETKF as ETKF
     from physml.assimilation.ensemble import EnKF as EnKF
     from physml.assimilation.ensemble import EnSRF as EnSRF
     from physml.assimilation.envar import HybridEnVar as HybridEnVar
-    from physml.assimilation.climatology import climatology_error as climatology_error
-    from physml.assimilation.climatology import nmc_error as nmc_error
     from physml.assimilation.finite_size import EnKFN as EnKFN
+    from physml.assimilation.fourdvar import FourDVar as FourDVar
+    from physml.assimilation.fourdvar import WeakFourDVar as WeakFourDVar
     from physml.assimilation.gridded import GridObservations as GridObservations
     from physml.assimilation.grids import bilinear as bilinear
     from physml.assimilation.grids import observe as observe
     from physml.assimilation.grids import random_positions as random_positions
-    from physml.assimilation.fourdvar import FourDVar as FourDVar
-    from physml.assimilation.fourdvar import WeakFourDVar as WeakFourDVar
     from physml.assimilation.horizon import forecast_skill_horizon as forecast_skill_horizon
     from physml.assimilation.joint import JointObservations as JointObservations
     from physml.assimilation.kalman import ExtendedKalman as ExtendedKalman
@@ -115,6 +117,7 @@ _MODULES = {
     "multivariate": ("Balance", "Blocks", "Kronecker", "Regression"),
     "plane": ("Plane",),
     "diffusion": ("Diffusion",),
+    "drawing": ("perturb", "probed_variance"),
     "likelihood": ("fit_background_error", "innovation_likelihood"),
     "localisation": ("gaspari_cohn",),
     "kalman": ("Kalman", "ExtendedKalman", "OptimalInterpolation"),

@@ -130,9 +130,11 @@ class Independent(Background):
     @property
     def precision(self) -> Any:
         """B^-1, diagonal."""
+        if not isinstance(self.std, np.ndarray):
+            return None
         import scipy.sparse
 
-        return scipy.sparse.diags_array(1 / np.square(np.asarray(self.std)), format="csc")
+        return scipy.sparse.diags_array(1 / np.square(self.std), format="csc")
 
 
 def bind(

@@ -23,6 +23,10 @@ MOST_OBSERVATIONS = 5000
 """Largest m that is solved by Cholesky in observation space: 200 MB and some seconds."""
 MOST_STATES = 5000
 """Largest rank of B that is solved by Cholesky in state space."""
+MOST_COLUMNS = 2**27
+"""Largest number of elements of B H^T that is formed where B is an operator (1 GB)."""
+MOST_FACTORISED = 200_000
+"""Largest n whose posterior precision is factorised: beyond, its factors fill the memory."""
 FEW_OBSERVATIONS = 200
 """Below, m products with B cost less than the factors of the posterior precision."""
 
@@ -38,16 +42,16 @@ def checked(method: str) -> str:
 def chosen(method: str, m: int | None, background: Any = None, in_time: bool = False) -> type[Form]:
     """Return the form of solution for m observations (None: not known) of a background error.
 
-    ===========================================================  ===================
-    where                                                        form
-    ===========================================================  ===================
-    B of an ensemble of fewer members than observations          ensemble
-    B^-1 sparse, more than 200 observations                      precision
-    at most 5 000 observations                                   observation space
-    rank of B at most 5 000                                      state space
-    B a function of position, or given without a root            local
-    else                                                         conjugate gradients
-    ===========================================================  ===================
+    ==========================================================================  ===================
+    where                                                                       form
+    ==========================================================================  ===================
+    B of an ensemble of fewer members than observations                         ensemble
+    B^-1 sparse, more than 200 observations, at most 200 000 elements           precision
+    at most 5 000 observations (and B H^T at most 1 GB where B is an operator)  observation space
+    B a function of position                                                    local
+    rank of B at most 5 000                                                     state space
+    else                                                                        conjugate gradients
+    ==========================================================================  ===================
 
     *background* None stands for a B that is a function of position.
     """
@@ -70,9 +74,9 @@ def chosen(method: str, m: int | None, background: Any = None, in_time: bool = F
         return ObservationSpace if count <= MOST_OBSERVATIONS else Local
     if background.anomalies is not None and background.rank < max(count, 1):
         return Ensemble
-    if background.precision is not None and count > FEW_OBSERVATIONS:
+    if FEW_OBSERVATIONS < count and background.size <= MOST_FACTORISED and background.precision is not None:
         return Precision
-    if count <= MOST_OBSERVATIONS:
+    if count <= MOST_OBSERVATIONS and count * background.size <= MOST_COLUMNS:
         return ObservationSpace
     return StateSpace if background.rank <= MOST_STATES else ConjugateGradients
 

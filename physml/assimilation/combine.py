@@ -171,4 +171,7 @@ class Hybrid(Covariance):
     def bind(self, domain: Domain) -> Background:
         """Return the mixture."""
         weight = constant(self.weight)[()]
+        if not is_constant(weight):
+            # A search may step beyond the ends.
+            weight = ops.clip(weight, 0.0, 1.0)
         return compose.Total([self.static.bind(domain), self.ensemble.bind(domain)], [1 - weight, weight])

@@ -38,11 +38,11 @@ class Scaled(Background):
     def precision(self) -> Any:
         """Sigma^-1 C^-1 Sigma^-1, where C^-1 is sparse."""
         inner = self.inner.precision
-        if inner is None:
+        if inner is None or not isinstance(self.std, np.ndarray):
             return None
         import scipy.sparse
 
-        inverse = scipy.sparse.diags_array(1 / np.asarray(self.std))
+        inverse = scipy.sparse.diags_array(1 / self.std)
         return (inverse @ inner @ inverse).tocsc()
 
 
@@ -60,9 +60,11 @@ class Kronecker(Background):
             self._factor = vectors * np.sqrt(np.maximum(values, 0.0))
 
     def _across(self, x: Any, matrix: Any, apply: Callable[[Any], Any]) -> Any:
-        fields = ops.swapaxes(ops.reshape(x, (*x.shape[:-1], -1, self.channels)), -1, -2)
+        lead, count = ops.shape(x)[:-1], self.channels
+        # Sizes are written out: a batch of unknown size leaves no other unknown.
+        fields = ops.swapaxes(ops.reshape(x, (*lead, x.shape[-1] // count, count)), -1, -2)
         fields = apply(ops.matmul(matrix, fields))
-        return ops.reshape(ops.swapaxes(fields, -1, -2), (*x.shape[:-1], -1))
+        return ops.reshape(ops.swapaxes(fields, -1, -2), (*lead, fields.shape[-1] * count))
 
     @property
     def _root(self) -> Any:
@@ -89,11 +91,11 @@ class Kronecker(Background):
     def precision(self) -> Any:
         """The Kronecker product of both inverses, where that of the cells is sparse."""
         inner = self.within.precision
-        if inner is None:
+        if inner is None or not isinstance(self.between, np.ndarray) or np.linalg.cond(self.between) > 1e12:
             return None
         import scipy.sparse
 
-        return scipy.sparse.kron(inner, np.linalg.inv(np.asarray(self.between)), format="csc")
+        return scipy.sparse.kron(inner, np.linalg.inv(self.between), format="csc")
 
 
 class Blocks(Background):
@@ -105,12 +107,12 @@ class Blocks(Background):
         self._ends = np.cumsum([0, *[p.rank for p in parts]]).tolist()
 
     def _fields(self, x: Any) -> list[Any]:
-        x = ops.reshape(x, (*x.shape[:-1], -1, len(self.parts)))
+        x = ops.reshape(x, (*ops.shape(x)[:-1], self.size // len(self.parts), len(self.parts)))
         return [x[..., k] for k in range(len(self.parts))]
 
     def _state(self, fields: list[Any]) -> Any:
         x = ops.stack(fields, axis=-1)
-        return ops.reshape(x, (*x.shape[:-2], -1))
+        return ops.reshape(x, (*ops.shape(x)[:-2], self.size))
 
     def root(self, c: Any) -> Any:
         """Return U c."""
@@ -195,7 +197,7 @@ class Anomalies(Background):
         """Return A^T c; localised, the sum of a_i times the localisation's U c_i."""
         if self.localisation is None:
             return ops.matmul(c, self.rows)
-        c = ops.reshape(c, (*c.shape[:-1], self.rows.shape[0], self.localisation.rank))
+        c = ops.reshape(c, (*ops.shape(c)[:-1], self.rows.shape[0], self.localisation.rank))
         return ops.sum(self.rows * self.localisation.root(c), axis=-2)
 
     def root_adjoint(self, x: Any) -> Any:
@@ -203,7 +205,7 @@ class Anomalies(Background):
         if self.localisation is None:
             return ops.matmul(x, ops.transpose(self.rows))
         c = self.localisation.root_adjoint(self.rows * x[..., None, :])
-        return ops.reshape(c, (*x.shape[:-1], self.rank))
+        return ops.reshape(c, (*ops.shape(x)[:-1], self.rank))
 
     def times(self, x: Any) -> Any:
         """Return B x."""

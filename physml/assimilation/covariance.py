@@ -353,7 +353,7 @@ class Matern(Stationary):
 
     @property
     def reach(self) -> float:
-        """S = 40: exp(-40)."""
+        """Where s = 40: exp(-40)."""
         return 40.0 / float(np.sqrt(2 * self.nu))
 
     def shape(self, r2: Any) -> Any:

@@ -192,9 +192,9 @@ class Domain:
         if self.cells < self.mask.size:
             x = ops.concatenate([x, ops.zeros_like(x[..., :1])], axis=-1)
             x = ops.take(x, self.slot, axis=-1)
-        return ops.reshape(x, (*x.shape[:-1], *self.shape))
+        return ops.reshape(x, (*ops.shape(x)[:-1], *self.shape))
 
     def to_cells(self, x: Any) -> Any:
         """Return the wet cells ``[..., cells]`` of fields ``[..., *shape]``."""
-        x = ops.reshape(x, (*x.shape[: len(x.shape) - len(self.shape)], self.mask.size))
+        x = ops.reshape(x, (*ops.shape(x)[: len(x.shape) - len(self.shape)], self.mask.size))
         return x if self.cells == self.mask.size else ops.take(x, self.wet, axis=-1)

@@ -92,6 +92,10 @@ class ConjugateGradients(Sampled):
 
     name = "conjugate gradients"
 
+    def factorise(self) -> None:
+        """Prepare the products with S."""
+        self.observed.ready()
+
     def solve(self, c: Any) -> Any:
         """Return P c, ``[o, m, k]``."""
         return self.whiten(conjugate_gradients(self._innovation, self.whiten(c), self.rtol))

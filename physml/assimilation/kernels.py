@@ -123,7 +123,7 @@ class Zonal(Background):
 
     def _filter(self, fields: Any, matrices: Any) -> Any:
         """Return fields ``[..., latitude, columns]`` multiplied by a matrix for each wavenumber."""
-        lead = fields.shape[:-2]
+        lead = ops.shape(fields)[:-2]
         flat = ops.reshape(fields, (-1, self.rows, self.columns))
         # [wavenumber, latitude, 2 * fields]: real and imaginary parts are columns of one product.
         parts = ops.concatenate([ops.transpose(p, (2, 1, 0)) for p in ops.rfft(flat)], axis=-1)
@@ -141,13 +141,13 @@ class Zonal(Background):
 
     def root(self, c: Any) -> Any:
         """Return U c, from white noise on the whole circle."""
-        fields = ops.reshape(c, (*c.shape[:-1], self.rows, self.columns))
+        fields = ops.reshape(c, (*ops.shape(c)[:-1], self.rows, self.columns))
         return self._part(self._filter(fields, self.roots))
 
     def root_adjoint(self, x: Any) -> Any:
         """Return U^T x."""
         c = self._filter(self._whole(x), ops.swapaxes(ops.convert_to_tensor(self.roots), -1, -2))
-        return ops.reshape(c, (*x.shape[:-1], self.rank))
+        return ops.reshape(c, (*ops.shape(x)[:-1], self.rank))
 
     def times(self, x: Any) -> Any:
         """Return C x."""

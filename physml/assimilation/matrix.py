@@ -96,16 +96,17 @@ class Streamed(Background):
 
     def times(self, x: Any) -> Any:
         """Return C x, differentiable in x and in the length without keeping the blocks."""
+        return self._times(ops.convert_to_tensor(x), ops.convert_to_tensor(self.length, "float64"))
 
+    def _times(self, x: Any, length: Any) -> Any:
         def function(x: Any, length: Any) -> tuple[Any, Callable[[Any], tuple[Any, Any]]]:
             def vjp(upstream: Any) -> tuple[Any, Any]:
                 by_log = ops.sum(upstream * self._product(self.slope, x, length))
-                return self.times(upstream), by_log / length
+                return self._times(upstream, length), by_log / length
 
             return self._product(self.rows, x, length), vjp
 
-        length = ops.convert_to_tensor(self.length, "float64")
-        return _backend.custom_gradient(function)(ops.convert_to_tensor(x), length)
+        return _backend.custom_gradient(function)(x, length)
 
     def diagonal(self) -> Any:
         """Return ones."""

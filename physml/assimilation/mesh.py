@@ -79,7 +79,7 @@ def sphere(domain: Domain) -> Mesh:
 
 def plane(domain: Domain, spacing: tuple[float, float], periodic: tuple[bool, bool]) -> Mesh:
     """Return the mesh of a regular plane grid; *periodic*: whether the first and the last row, and column, are neighbours."""
-    dy, dx = spacing
+    dy, dx = (float(d) for d in spacing)
     area, ones = np.full(domain.shape, dx * dy), np.ones(domain.shape)
     return _mesh(domain, area, ones * dy / dx, ones * dx / dy, periodic, np.full(domain.shape[0], dx), dy)
 

@@ -175,10 +175,10 @@ class Balance(Covariance):
 
         def on_fields(functions: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
             def apply(x: Any) -> Any:
-                fields = ops.reshape(x, (*x.shape[:-1], domain.cells, domain.channels))
+                fields = ops.reshape(x, (*ops.shape(x)[:-1], domain.cells, domain.channels))
                 for function in functions:
                     fields = function(fields)
-                return ops.reshape(fields, x.shape)
+                return ops.reshape(fields, (*ops.shape(x)[:-1], domain.size))
 
             return apply
 

@@ -28,6 +28,9 @@ import scipy.linalg.lapack
 PATCH = 120
 """Number of cells that are not parted further."""
 
+HELD = 50_000
+"""Number of cells whose blocks are held at once."""
+
 
 @dataclass(eq=False)
 class _Part:
@@ -61,13 +64,36 @@ def chain_diagonals(mesh: Any, matrix: Any, count: int) -> np.ndarray:
     tree = _dissect(rest, at)
     for line in reversed(first):
         tree = _Part(line, [tree])
-    position = np.empty(mesh.area.size, "int64")
     order = _postorder(tree)
+    position = np.empty(mesh.area.size, "int64")
     position[np.concatenate([p.cells for p in order])] = np.arange(mesh.area.size)
-    _eliminate(order, matrix.tocsr(), mesh.area, position, count)
+    work = _Elimination(matrix.tocsr(), mesh.area, position, count)
+    # What large parts hold within is forgotten on the way up and found again on the way down: less memory for some more work.
+    for head in _heads(tree):
+        inside = _postorder(head)
+        work.up(inside)
+        for part in inside:
+            part.inverse = part.gain = None
+    work.up([p for p in order if p.around is None])
     out = np.empty((count, mesh.area.size))
-    _descend(tree, out)
+    work.down(tree, out)
     return out * (-1.0) ** np.arange(count)[:, None]
+
+
+def _heads(tree: _Part) -> list[_Part]:
+    """Return the largest parts that hold at most :data:`HELD` cells."""
+    size: dict[int, int] = {}
+    for part in _postorder(tree):
+        size[id(part)] = part.cells.size + sum(size[id(c)] for c in part.children)
+    heads: list[_Part] = []
+    stack = [tree] if size[id(tree)] > HELD else []
+    while stack:
+        part = stack.pop()
+        if size[id(part)] <= HELD:
+            heads.append(part)
+        else:
+            stack += part.children
+    return heads
 
 
 def _dissect(cells: np.ndarray, at: np.ndarray) -> _Part:
@@ -91,57 +117,65 @@ def _postorder(tree: _Part) -> list[_Part]:
     return out[::-1]
 
 
-def _eliminate(order: list[_Part], matrix: Any, area: np.ndarray, position: np.ndarray, count: int) -> None:
-    """Give each part its ``around``, ``inverse`` W and ``gain`` G, these two as series."""
-    updates: dict[int, list[np.ndarray]] = {}
-    start, local = 0, np.empty(area.size, "int64")
-    for part in order:
-        s, size = part.cells, part.cells.size
-        rows = matrix[s]
-        row, column, value = np.repeat(np.arange(size), np.diff(rows.indptr)), rows.indices, rows.data
-        later = position[column] >= start
-        row, column, value = row[later], column[later], value[later]
-        start += size
-        outer = np.concatenate([column[position[column] >= start], *[c.around for c in part.children]])
-        part.around = outer = np.unique(outer[position[outer] >= start])
-        front = np.concatenate([s, outer])
-        local[front] = np.arange(front.size)
-        series = [np.zeros((front.size, front.size)) for _ in range(count)]
-        series[0][row, local[column]] = value
-        far = local[column] >= size
-        series[0][local[column[far]], row[far]] = value[far]
-        if count > 1:
-            series[1][np.arange(size), np.arange(size)] = area[s]
-        for child in part.children:
-            place = np.ix_(local[child.around], local[child.around])
-            for term, update in zip(series, updates.pop(id(child)), strict=True):
-                term[place] += update
-        part.inverse = _inverse([m[:size, :size] for m in series])
-        across = [m[:size, size:] for m in series]
-        part.gain = _product(part.inverse, across)
-        lost = _product([a.T for a in across], part.gain)
-        updates[id(part)] = [m[size:, size:] - x for m, x in zip(series, lost, strict=True)]
+class _Elimination:
+    """The two sweeps over the tree, for a matrix in the order *position* of its cells."""
 
+    def __init__(self, matrix: Any, area: np.ndarray, position: np.ndarray, count: int) -> None:
+        self.matrix, self.area, self.position, self.count = matrix, area, position, count
+        self.updates: dict[int, list[np.ndarray]] = {}
+        self.local = np.empty(area.size, "int64")
 
-def _descend(tree: _Part, out: np.ndarray) -> None:
-    """Write the diagonals of the inverse, part after part from the whole down."""
-    # With each part go the entries of the inverse among the cells of the part above and around it.
-    stack: list[tuple[_Part, list[np.ndarray], np.ndarray]] = [(tree, [], np.empty(0, "int64"))]
-    local = np.empty(out.shape[1], "int64")
-    while stack:
-        part, above, front = stack.pop()
-        s, size = part.cells, part.cells.size
-        local[front] = np.arange(front.size)
-        place = np.ix_(local[part.around], local[part.around])
-        outer = [z[place] for z in above] or [np.empty((0, 0))] * len(out)
-        cross = [-z for z in _product(part.gain, outer)]
-        back = _product(cross, [g.T for g in part.gain])
-        inner = [w - z for w, z in zip(part.inverse, back, strict=True)]
-        out[:, s] = [np.diag(z) for z in inner]
-        part.inverse = part.gain = None
-        if part.children:
-            whole = [np.block([[a, b], [b.T, c]]) for a, b, c in zip(inner, cross, outer, strict=True)]
-            stack += [(c, whole, np.concatenate([s, part.around])) for c in part.children]
+    def up(self, order: list[_Part]) -> None:
+        """Give each part its ``around``, ``inverse`` W and ``gain`` G, children before parents."""
+        position, local = self.position, self.local
+        for part in order:
+            s, size = part.cells, part.cells.size
+            rows, start = self.matrix[s], position[s].min(initial=position.size)
+            row, column, value = np.repeat(np.arange(size), np.diff(rows.indptr)), rows.indices, rows.data
+            later = position[column] >= start
+            row, column, value = row[later], column[later], value[later]
+            outer = np.concatenate([column, *[c.around for c in part.children]])
+            part.around = outer = np.setdiff1d(outer, s)
+            front = np.concatenate([s, outer])
+            local[front] = np.arange(front.size)
+            series = [np.zeros((front.size, front.size)) for _ in range(self.count)]
+            series[0][row, local[column]] = value
+            far = local[column] >= size
+            series[0][local[column[far]], row[far]] = value[far]
+            if self.count > 1:
+                series[1][np.arange(size), np.arange(size)] = self.area[s]
+            for child in part.children:
+                place = np.ix_(local[child.around], local[child.around])
+                for term, update in zip(series, self.updates.pop(id(child)), strict=True):
+                    term[place] += update
+            # Copies, so that the whole front can be freed.
+            part.inverse = _inverse([m[:size, :size] for m in series])
+            across = [m[:size, size:] for m in series]
+            part.gain = _product(part.inverse, across)
+            lost = _product([a.T for a in across], part.gain)
+            self.updates[id(part)] = [m[size:, size:] - x for m, x in zip(series, lost, strict=True)]
+
+    def down(self, tree: _Part, out: np.ndarray) -> None:
+        """Write the diagonals of the inverse, part after part from the whole down."""
+        # With each part go the entries of the inverse among the cells of the part above and around it.
+        stack: list[tuple[_Part, list[np.ndarray], np.ndarray]] = [(tree, [], np.empty(0, "int64"))]
+        local = np.empty(out.shape[1], "int64")
+        while stack:
+            part, above, front = stack.pop()
+            if part.inverse is None:
+                self.up(_postorder(part))
+            s = part.cells
+            local[front] = np.arange(front.size)
+            place = np.ix_(local[part.around], local[part.around])
+            outer = [z[place] for z in above] or [np.empty((0, 0))] * len(out)
+            cross = [-z for z in _product(part.gain, outer)]
+            back = _product(cross, [g.T for g in part.gain])
+            inner = [w - z for w, z in zip(part.inverse, back, strict=True)]
+            out[:, s] = [np.diag(z) for z in inner]
+            part.inverse = part.gain = None
+            if part.children:
+                whole = [np.block([[a, b], [b.T, c]]) for a, b, c in zip(inner, cross, outer, strict=True)]
+                stack += [(c, whole, np.concatenate([s, part.around])) for c in part.children]
 
 
 def _product(a: list[np.ndarray], b: list[np.ndarray]) -> list[np.ndarray]:

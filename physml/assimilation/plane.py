@@ -139,13 +139,13 @@ class Circulant(Background):
 
     def root(self, c: Any) -> Any:
         """Return U c."""
-        fields = ops.reshape(c, (*c.shape[:-1], *self.whole))
+        fields = ops.reshape(c, (*ops.shape(c)[:-1], *self.whole))
         return self._cells(_backend.filtered(fields, self._root_spectrum, self.whole))
 
     def root_adjoint(self, x: Any) -> Any:
         """Return U^T x."""
         c = _backend.filtered(self.domain.to_grid(x), self._root_spectrum, self.whole)
-        return ops.reshape(c, (*x.shape[:-1], self.rank))
+        return ops.reshape(c, (*ops.shape(x)[:-1], self.rank))
 
     def _cells(self, fields: Any) -> Any:
         return self.domain.to_cells(fields[(..., *(slice(n) for n in self.domain.shape))])

@@ -137,6 +137,10 @@ class ObservedKernel(ObservedCovariance):
             matrix = matrix * time(self.lag, self.lag)
         return matrix
 
+    def ready(self) -> None:
+        """Compute what products share, before they are made within a loop."""
+        self._observed  # noqa: B018
+
     def product(self, w: Any) -> Any:
         """Return H B H^T w, ``[o, m, k]``."""
         return ops.matmul(self._observed, w)

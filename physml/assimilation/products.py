@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from keras import ops
 
+from physml import _backend
 from physml.assimilation.background import Background
 
 BLOCK = 2**23
@@ -126,20 +128,29 @@ class ObservedBackground:
 
     def gain(self, w: Any) -> Any:
         """Return B H^T w, ``[o, n, k]``, from ``[o, m, k]``."""
-        return self.times(self.spread(w))
+        return ops.matmul(self.columns, w) if "columns" in self.__dict__ else self.times(self.spread(w))
 
     def gain_adjoint(self, a: Any) -> Any:
         """Return H B a, ``[o, m, k]``, from ``[o, n, k]``."""
-        return self.sample(self.times(a))
+        return ops.matmul(last(self.columns), a) if "columns" in self.__dict__ else self.sample(self.times(a))
 
     def product(self, w: Any) -> Any:
         """Return H B H^T w, ``[o, m, k]``."""
         return self.sample(self.gain(w))
 
+    def ready(self) -> None:
+        """Compute what products share, before they are made within a loop."""
+
     @cached_property
     def columns(self) -> Any:
         """B H^T, ``[p, n, m]``; for n m that fits in memory."""
-        if self.size <= LARGEST_DENSE or hasattr(self.background, "matrix"):
+        matrix = getattr(self.background, "matrix", None)
+        if isinstance(matrix, np.ndarray) and self.size > LARGEST_DENSE:
+            # A large matrix is not copied into a tensor for the few rows that are wanted.
+            h = [_backend.concrete(a) for a in vars(self.operator).values() if not isinstance(a, int)]
+            if all(a is not None for a in h):
+                return last(ops.convert_to_tensor(_rows_of(matrix, *h)))
+        if self.size <= LARGEST_DENSE or matrix is not None:
             return last(self.operator.of_rows(self.background.dense()))
         p, m = ops.shape(self.valid)
         return self.times(self.spread(ops.broadcast_to(ops.eye(m, dtype="float64"), (p, m, m))))
@@ -175,6 +186,20 @@ class ObservedBackground:
     def sampled_root(self) -> Any:
         """H U, ``[p, m, r]``."""
         return self.operator.of_rows(self.root)
+
+
+def _rows_of(matrix: np.ndarray, *h: Any) -> np.ndarray:
+    """Return H A ``[p, m, n]`` for a NumPy matrix A, and H as a matrix or as index and weights."""
+    if len(h) == 1:
+        return (h[0] @ matrix)[None]
+    index, weights = h
+    total = matrix[index[..., 0]]
+    total *= weights[..., 0, None]
+    for c in range(1, index.shape[-1]):
+        row = matrix[index[..., c]]
+        row *= weights[..., c, None]
+        total += row
+    return total
 
 
 def blocks(n: int, per_element: int) -> list[slice]:

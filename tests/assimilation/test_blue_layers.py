@@ -100,8 +100,8 @@ def test_gradients_of_local_analyses_are_those_of_finite_differences(monkeypatch
 
 def test_auto_takes_what_costs_least():
     class B:
-        def __init__(self, rank, precision=None, anomalies=None):
-            self.rank, self.precision, self.anomalies = rank, precision, anomalies
+        def __init__(self, rank, precision=None, anomalies=None, size=10**4):
+            self.size, self.rank, self.precision, self.anomalies = size, rank, precision, anomalies
 
     names = [
         (100, None, "observation space"),
@@ -113,6 +113,7 @@ def test_auto_takes_what_costs_least():
         (10, B(20, anomalies=1), "observation space"),
         (100, B(10**6, precision=1), "observation space"),
         (300, B(10**6, precision=1), "precision"),
+        (300, B(10**6, precision=1, size=10**6), "conjugate gradients"),
     ]
     for m, background, name in names:
         assert chosen("auto", m, background).name == name
