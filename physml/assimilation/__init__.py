@@ -29,35 +29,48 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from physml.assimilation.analysis import analyse as analyse
     from physml.assimilation.blue import BLUE as BLUE
     from physml.assimilation.blue import Analysis as Analysis
     from physml.assimilation.blue import leave_out as leave_out
+    from physml.assimilation.columns import ColumnObservations as ColumnObservations
     from physml.assimilation.covariance import Diagonal as Diagonal
     from physml.assimilation.covariance import Gaussian as Gaussian
     from physml.assimilation.covariance import Matern as Matern
     from physml.assimilation.covariance import fit_background_error as fit_background_error
     from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cycle import Cycle as Cycle
-    from physml.assimilation.cycle import analyse as analyse
     from physml.assimilation.ensemble import ETKF as ETKF
+    from physml.assimilation.gridded import GridObservations as GridObservations
+    from physml.assimilation.grids import bilinear as bilinear
+    from physml.assimilation.grids import observe as observe
+    from physml.assimilation.grids import random_positions as random_positions
+    from physml.assimilation.joint import JointObservations as JointObservations
     from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
     from physml.assimilation.observations import PointObservations as PointObservations
-    from physml.assimilation.observations import bilinear as bilinear
-    from physml.assimilation.observations import observe as observe
-    from physml.assimilation.observations import random_positions as random_positions
+    from physml.assimilation.operators import CallableObservations as CallableObservations
+    from physml.assimilation.operators import LinearObservations as LinearObservations
     from physml.assimilation.runner import Runner as Runner
     from physml.assimilation.runner import drive as drive
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
+    from physml.assimilation.superobbing import superob as superob
 
 _MODULES = {
-    "observations": ("PointObservations", "bilinear", "observe", "random_positions"),
+    "observations": ("PointObservations",),
+    "gridded": ("GridObservations",),
+    "operators": ("CallableObservations", "LinearObservations"),
+    "columns": ("ColumnObservations",),
+    "joint": ("JointObservations",),
+    "superobbing": ("superob",),
+    "grids": ("bilinear", "observe", "random_positions"),
     "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
     "localisation": ("gaspari_cohn",),
     "blue": ("BLUE", "Analysis", "leave_out"),
-    "cycle": ("Cycle", "analyse"),
     "ensemble": ("ETKF",),
+    "analysis": ("analyse",),
+    "cycle": ("Cycle",),
     "runner": ("Runner", "drive"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }

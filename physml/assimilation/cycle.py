@@ -1,10 +1,10 @@
-"""Analyses of labelled fields: of a given forecast, and in a cycle of time steps and analyses."""
+"""Cycles of time steps and analyses of labelled fields."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -12,224 +12,16 @@ import xarray as xr
 from keras import ops
 
 from physml import _backend, grid
-from physml.assimilation import observations as obs
-from physml.assimilation.blue import BLUE
-from physml.assimilation.covariance import Covariance
-from physml.assimilation.observations import PointObservations, duration, refuse, seconds
-from physml.assimilation.steps import evaluate, forcing_at, pack, state_fields, valid_times
-from physml.provenance import same_units, stamp
-
-
-def analyse(
-    ds: xr.Dataset,
-    observations: PointObservations,
-    background_error: Covariance,
-    *,
-    periodic: bool,
-    variable: str | None = None,
-    mask: Any = None,
-    tolerance: Any = None,
-    window: Any = None,
-    outside: str = "drop",
-) -> xr.Dataset:
-    """Return the analysis of a labelled forecast, with its error map; lazy in time where the forecast is.
-
-    Without a ``time_length`` in *background_error* every time is analysed alone, with the observations nearest to it. With
-    one, every time is analysed with all observations, those of other times weighing less as their correlation falls. Each
-    innovation is taken at the forecast nearest in time to its observation.
-
-    Parameters
-    ----------
-    ds
-        Holds the forecast on (time, lat, lon) or (lat, lon), NaN on masked cells.
-    observations
-        With ``error_std``.
-    background_error
-        B; its std may be a DataArray on (lat, lon).
-    periodic
-        Whether the first and the last longitude are neighbours.
-    variable
-        Name of the forecast, by default that of the observations.
-    mask
-        True on wet cells: an array, a DataArray or the name of a variable, loaded at once; None: all are wet.
-    tolerance
-        Longest time between an observation and the forecast compared with it ("15D", a timedelta, [s]). None: their times
-        must be the same.
-    window
-        With a ``time_length``: only observations nearer in time than this are used. None: all.
-    outside
-        What to do with observations on land or outside the grid: ``"drop"`` counts them, ``"error"`` raises an error.
-
-    Returns
-    -------
-    Dataset
-        The analysis under the name of the forecast, its posterior standard deviation ``<name>_std``, ``chi2`` and ``used``
-        by time, ``innovation`` and ``innovation_std`` (what B and R let one expect) by observation; attributes
-        ``observations_dropped_space`` and ``observations_dropped_time``.
-
-    Raises
-    ------
-    ValueError
-        Where units differ, positions or times do not fit; when computed, where the forecast is missing on wet cells.
-    """
-    name = variable or observations.variable
-    if name is None:
-        refuse(
-            "the variable to analyse is not named", "variable=", "None", f"one of {', '.join(map(str, ds.data_vars))}"
-        )
-    field, lat, lon, wet = obs.labelled_field(ds, name, mask)
-    _check_units(observations, field)
-    if observations.error_std is None:
-        refuse("the observations have no error", "error_std, sigma_o", None, "PointObservations(..., error_std=...)")
-    when = obs.find_time(field)
-    if set(field.dims) - {lat, lon, *(() if when is None else when.dims)}:
-        refuse(
-            f"{name!r} has more than time and space", f"(time, {lat}, {lon})", field.dims, "select or stack the rest"
-        )
-    field = field if field.ndim == 3 else field.expand_dims("time" if when is None else str(when.name))
-    time, size, space = str(field.dims[0]), field.shape[0], [lat, lon]
-    if isinstance(background_error.std, xr.DataArray):
-        background_error = replace(background_error, std=background_error.std.transpose(lat, lon).values)
-    layer = BLUE(background_error, latitude=field[lat], longitude=field[lon], periodic=periodic, mask=wet)
-    table, in_time = observations.table(), background_error.in_time
-    given = {k: v[0] for k, v in layer.prepare(table, outside).items()}
-    on_grid, finite = given["weights"].any(axis=-1), np.isfinite(given["values"])
-    near = _nearest(table, when, size, in_time, tolerance)
-
-    own = obs.pad([np.flatnonzero(near == t) for t in range(size)])
-    field = _checked(field, space, wet)
-    sampled = obs.Interpolation(given["index"][own], np.where(own[..., None] < 0, 0.0, given["weights"][own]))
-    hx = obs.sample(field, lat, lon, sampled, (time, "_slot")).reset_coords(drop=True).drop_vars(time, errors="ignore")
-    d = xr.DataArray(np.where(own < 0, np.nan, given["values"][own]), dims=(time, "_slot"))
-    slot = np.zeros(near.shape, "int64")
-    slot[own[own >= 0]] = np.nonzero(own >= 0)[1]
-    at = {time: xr.DataArray(np.maximum(near, 0), dims="_obs"), "_slot": xr.DataArray(slot, dims="_obs")}
-    innovation = (d - hx).isel(at).where(xr.DataArray(near >= 0, dims="_obs"))
-
-    rows: Any = own
-    if in_time:
-        # The innovations of other times are wanted too.
-        now, then = seconds(when), seconds(table.time)
-        usable, reach = (near >= 0) & on_grid & finite, np.inf if window is None else duration(window)
-        rows = [np.flatnonzero(usable & (np.abs(then - t) <= reach)) for t in now]
-    width = max(1, *map(len, rows))
-
-    def block(values: np.ndarray, steps: np.ndarray, innovations: np.ndarray) -> tuple[np.ndarray, ...]:
-        out = []
-        with _backend.float64():
-            nothing = ops.zeros((1, *layer.grid_shape, 1), dtype="float64")
-            for i, (xf, t) in enumerate(zip(values, steps, strict=True)):
-                row = np.pad(rows[t], (0, width - len(rows[t])), constant_values=-1)
-                part = {k: v[row][None] for k, v in given.items()}
-                part["values"] = np.where(row < 0, np.nan, innovations[row] if in_time else innovations[i])[None]
-                if in_time:
-                    part["lag"] = (then[row] - now[t])[None]
-                a = layer.diagnose(nothing, part)
-                increment, std = (ops.convert_to_numpy(x)[0, ..., 0] for x in (a.analysis, a.std))
-                maps = (np.where(wet, x, np.nan).astype(values.dtype) for x in (xf + increment, std))
-                out.append((*maps, *(ops.convert_to_numpy(x)[0] for x in (a.chi2, a.used))))
-        return tuple(np.stack(column) for column in zip(*out, strict=True))
-
-    xa, std, chi2, used = xr.apply_ufunc(
-        block,
-        field,
-        xr.DataArray(np.arange(size), dims=time),
-        obs.whole(innovation, "_obs") if in_time else obs.whole(d - hx, "_slot"),
-        input_core_dims=[space, [], ["_obs"] if in_time else ["_slot"]],
-        output_core_dims=[space, space, [], []],
-        dask="parallelized",
-        output_dtypes=[field.dtype, field.dtype, "float64", "float64"],
-    )
-    each = np.arange(near.size)[:, None]
-    with _backend.float64():
-        # Each observation alone: only its own variance is wanted.
-        alone = {**{k: v[each] for k, v in given.items()}, "lag": np.zeros(each.shape)}
-        variance = ops.convert_to_numpy(layer.seen(alone)[0].at_observations())[:, 0, 0]
-    expected = np.where((near >= 0) & on_grid & finite, np.sqrt(variance + given["error_std"] ** 2), np.nan)
-    dims, coords = _places(observations, field)
-    place = xr.DataArray(each.reshape(observations.values.shape), dims=dims)
-    attrs, label = field.attrs, field.attrs.get("long_name", name)
-    columns = {
-        f"{name}_std": (std, f"posterior standard deviation of {label}", attrs.get("units")),
-        "chi2": (chi2, "chi-square of the innovations over their number", "1"),
-        "used": (used, "number of observations used", "1"),
-        "innovation": (innovation.isel(_obs=place), "observation minus forecast", attrs.get("units")),
-        "innovation_std": (
-            xr.DataArray(expected, dims="_obs").isel(_obs=place),
-            "expected standard deviation of the innovation",
-            attrs.get("units"),
-        ),
-    }
-    out = xr.Dataset({name: xa.assign_attrs(attrs)}, attrs=ds.attrs).assign_coords(coords)
-    out = out.assign({k: v.assign_attrs(_attrs(text, units)) for k, (v, text, units) in columns.items()})
-    out = out if ds[name].ndim == 3 else out.isel({time: 0})
-    counts = {"space": (finite & ~on_grid).sum(), "time": (finite & (near < 0)).sum()}
-    out = out.assign_attrs({f"observations_dropped_{k}": int(n) for k, n in counts.items()})
-    return stamp(out, f"BLUE of {name} with {background_error!r}")
-
-
-def _nearest(
-    table: PointObservations, when: xr.DataArray | None, size: int, in_time: bool, tolerance: Any
-) -> np.ndarray:
-    """Return the index of the forecast that each observation is compared with, -1 for none."""
-    if when is None or (size == 1 and table.time is None):
-        if in_time:
-            refuse("the background error has a time_length and there is no time", "times", None, "drop time_length")
-        return np.zeros(table.values.shape, "int64")
-    near = table.nearest(when.values, 0.0 if tolerance is None else tolerance)
-    lost = (near < 0) & np.isfinite(table.values)
-    if lost.any() and tolerance is None:
-        what = f"{lost.sum()} of {lost.size} observations are at none of the forecast's times"
-        remedy = "pass tolerance='15D', for example: the nearest forecast is compared"
-        refuse(what, "the same times, or a tolerance", f"{table.time[lost][0]} first", remedy)
-    return near
-
-
-def _checked(field: xr.DataArray, space: list[str], wet: np.ndarray) -> xr.DataArray:
-    """Return the field, which raises an error when it is computed and found missing on wet cells."""
-
-    def check(values: np.ndarray) -> np.ndarray:
-        missing = int((~np.isfinite(values[..., wet])).sum())
-        if missing:
-            what = f"the forecast {field.name!r} is missing on wet cells"
-            refuse(what, "finite values", f"{missing} missing", "pass mask=, True on wet cells")
-        return values
-
-    return xr.apply_ufunc(
-        check,
-        obs.whole(field, *space),
-        input_core_dims=[space],
-        output_core_dims=[space],
-        dask="parallelized",
-        output_dtypes=[field.dtype],
-        keep_attrs=True,
-    )
-
-
-def _check_units(observations: PointObservations, field: xr.DataArray) -> None:
-    ours, theirs = observations.units, field.attrs.get("units")
-    if ours is not None and theirs is not None and not same_units(ours, theirs):
-        refuse(f"units of the observations and of {field.name!r} differ", theirs, ours, "convert the observations")
-
-
-def _attrs(text: str, units: str | None) -> dict[str, str]:
-    return {"long_name": text} if units is None else {"long_name": text, "units": units}
-
-
-def _places(observations: PointObservations, field: xr.DataArray) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Return dimensions for the observations that do not clash with those of the field, and their coordinates."""
-    dims = [d if d not in field.dims else f"observation_{d}" for d in observations.dims]
-    time, times = field.dims[0], observations.time
-    if len(dims) == 2 and times is not None and time in field.coords and np.array_equal(times, field[time].values):
-        dims[0] = str(time)
-    # Neither standard_name nor degrees_north: the grid's own stay the only answer to "which is the latitude?".
-    coords: dict[str, Any] = {
-        f"observation_{k}": (dims, getattr(observations, k), _attrs(f"{k} of the observation", "degree"))
-        for k in ("latitude", "longitude")
-    }
-    if times is not None and dims[0] != time:
-        coords["observation_time"] = (dims[:1], times, {"long_name": "time of the observation"})
-    return tuple(dims), coords
+from physml.assimilation.background import Background, Dense
+from physml.assimilation.course import Course
+from physml.assimilation.labelling import Columns, Labels, finish
+from physml.assimilation.layered import LayeredRun, prepare_rows, require_inside
+from physml.assimilation.method import Method, Problem
+from physml.assimilation.observations import PointObservations
+from physml.assimilation.rows import Observations
+from physml.assimilation.steps import forcing_at, pack, state_fields, valid_times
+from physml.assimilation.times import refuse, seconds
+from physml.assimilation.vector import state_vector
 
 
 class Cycle:
@@ -240,19 +32,30 @@ class Cycle:
     step
         Any time step, ``step(state, forcing=None) -> state`` on ``[batch, *space, channel]``.
     analysis
-        An analysis with ``prepare(observations)`` and ``diagnose(forecast, observations)``, such as :class:`BLUE`. None: a free
-        run. It changes the observed variable alone; the others go on unchanged.
+        A :class:`Method` (ensemble filters and smoothers, variational methods, ...); or an analysis layer with
+        ``prepare(observations)`` and ``diagnose(forecast, observations)``, such as :class:`BLUE`, that changes the observed
+        variable alone in runs of their own. None: a free run.
     after
         Applied to the state after each analysis, ``[batch, *space, channel]`` to the same: constraints, such as positivity
         and a given total, which an analysis does not know.
     state_names, forcing_names
         Names of the channels, by default those of the step.
     variable
-        Name of the observed variable, by default that of the observations, or the only one.
+        Name of the variable that a layer observes, by default that of the observations, or the only one.
     space
-        Dimensions of space, by default those of latitude and longitude.
+        Dimensions of space. By default those of latitude and longitude; for a method all but time and ``member``.
     mask
         True on wet cells, by default that of the analysis; None without one: all cells are wet.
+    periodic
+        For a method: on a geographic grid whether the first and the last longitude are neighbours; on others the period of
+        each periodic dimension, ``{"site": 40}``, by default the attribute ``period`` of its coordinate.
+    model_error
+        Q, the covariance of what the model errs by from one analysis to the next, for methods that know model error.
+    gross_error
+        Observations whose innovation exceeds so many expected standard deviations are set aside and counted.
+    fused
+        Whether XLA compiles the steps on TensorFlow: five times faster for chains of small operations, slow to compile for
+        large networks.
 
     Examples
     --------
@@ -273,67 +76,233 @@ class Cycle:
         variable: str | None = None,
         space: Sequence[str] | None = None,
         mask: Any = None,
+        periodic: bool | Mapping[str, float] | None = None,
+        model_error: Any = None,
+        gross_error: float | None = None,
+        fused: bool = True,
     ) -> None:
         self.step, self.analysis, self.after = step, analysis, after
         self.state_names = tuple(state_names or getattr(step, "state_names", None) or ())
         self.forcing_names = tuple(forcing_names or getattr(step, "forcing_names", None) or ())
-        self.variable, self.space, self.mask = variable, space, mask
+        self.variable, self.space, self.mask, self.periodic = variable, space, mask, periodic
+        self.model_error, self.gross_error, self.fused = model_error, gross_error, fused
         if not self.state_names:
             refuse("Cycle: the state has no names", "a step with state_names", "none", "pass state_names=['name', ...]")
+        if gross_error is not None and not gross_error > 0:
+            refuse("Cycle: gross_error is not positive", "> 0 standard deviations", gross_error, "pass gross_error=4")
+        if model_error is not None and not isinstance(analysis, Method):
+            refuse("Cycle: no method takes the model error", "a Method", _name(analysis), "drop model_error=")
 
     def run(
         self,
         initial: xr.Dataset,
-        observations: PointObservations | Sequence[PointObservations] | None = None,
+        observations: Observations | Sequence[PointObservations] | None = None,
         forcing: Any = None,
         *,
-        steps: int,
-        every: int = 1,
+        steps: int | None = None,
+        every: int | None = None,
         time_step: Any = None,
         tolerance: Any = 0.0,
         outside: str = "drop",
-        dtype: str = "float32",
+        dtype: str | None = None,
+        seed: int = 0,
+        members: bool = False,
     ) -> xr.Dataset:
         """Return the run from *initial*, labelled with valid times.
 
         Parameters
         ----------
         initial
-            The state on (*space), and at most one more dimension of members or runs; at one time, or without time: then times
-            count from the start.
+            The state on (*space), and at most one more dimension of members or runs, for an ensemble method ``member``; at
+            one time, or without time: then times count from the start.
         observations
-            Of one variable, for all members alike, or one for each member. Those at the time of no analysis are counted in
-            the attribute ``observations_unused``.
+            Of any kind; with a layer of one variable, for all runs alike, or one for each. Those at the time of no analysis
+            are counted in the attribute ``observations_unused``.
         forcing
             A Dataset with the forcing of each step at the time it begins; what has no time may stand in *initial*. Or an
             array ``[batch, steps, *space, channel]``.
-        steps, every
-            Number of steps; an analysis follows every *every*-th.
+        steps
+            Number of steps, by default up to the last observation.
+        every
+            An analysis follows every *every*-th step; by default, with a layer every step, with a method as often as the
+            times of the observations have it.
         time_step
             Length of a step ("1D", a timedelta, [s]), by default ``step.time_step`` or ``step.dt``.
         tolerance
             Longest time between an observation and its analysis.
         outside
-            As for :func:`analyse`.
+            What to do with observations on land or outside the grid: ``"drop"`` counts them, ``"error"`` raises an error.
         dtype
-            Type of the state tensor.
+            Type of the state that the step sees; by default float32 with a layer, and with a method the step's own. A method
+            itself works in float64.
+        seed
+            Of the random numbers of a method.
+        members
+            Whether the members of the analysis are kept, ``<name>_members``.
 
         Returns
         -------
         Dataset
-            By time, the initial one not included: each variable of the state after analysis; and with an analysis
-            ``<name>_forecast`` before it, its posterior standard deviation ``<name>_std``, ``innovation``,
+            With a layer or none, by step, the initial state not included: each variable of the state after analysis; and with
+            a layer ``<name>_forecast`` before it, its posterior standard deviation ``<name>_std``, ``innovation``,
             ``innovation_std``, ``chi2`` and ``used``, NaN or 0 where there was no analysis.
+
+            With a method, by analysis time: of each variable the analysis ``<name>`` and ``<name>_forecast`` (of an ensemble
+            their means), ``<name>_std`` and ``<name>_forecast_std`` where they are known, ``<name>_smoothed`` of smoothers (at
+            the time it speaks of), ``innovation``, ``innovation_std``, ``chi2``, ``used``, ``rejected``.
 
         Raises
         ------
         ValueError
             Where the state is missing on wet cells, units or grids differ, or observations lie outside the run.
         """
+        course = (steps, every, time_step)
+        if isinstance(self.analysis, Method):
+            with _backend.float64():
+                run: Any = self.course(
+                    initial,
+                    observations,
+                    forcing,
+                    steps=steps,
+                    every=every,
+                    time_step=time_step,
+                    tolerance=tolerance,
+                    outside=outside,
+                    dtype=dtype,
+                    seed=seed,
+                    members=members,
+                )
+                return finish(run, collect(run))
+        dtype = dtype or "float32"
         with _backend.float64() if dtype == "float64" else contextlib.nullcontext():
-            return self._run(initial, observations, forcing, (steps, every, time_step), tolerance, outside, dtype)
+            run = self._layered(initial, observations, forcing, course, tolerance, outside, dtype)
+            return finish(run, collect(run))
 
-    def _run(
+    def course(
+        self,
+        initial: xr.Dataset,
+        observations: Any,
+        forcing: Any = None,
+        *,
+        steps: int | None = None,
+        every: int | None = None,
+        time_step: Any = None,
+        tolerance: Any = 0.0,
+        outside: str = "drop",
+        dtype: str | None = None,
+        seed: int = 0,
+        members: bool = False,
+        forward: Callable[[Any, Any], Any] | None = None,
+    ) -> Course:
+        """Return a run by a method, prepared and not yet run; arguments as for :meth:`run`."""
+        method = self.analysis
+        if observations is None:
+            received = "one without the other"
+            refuse("Cycle: analysis and observations belong together", "both, or neither", received, "pass both")
+        if not isinstance(observations, Observations):
+            received = type(observations).__name__
+            refuse("Cycle: no observations", "PointObservations, GridObservations, ...", received, "JointObservations")
+        fields, space, member = self._fields(initial, method)
+        wet = self._mask(initial, fields[0], space)
+        steps, every = self._course(initial, observations, (steps, every, time_step))
+        times, time = valid_times(initial, self.step, steps, time_step, like=observations.when())
+        vector = state_vector(fields, space, wet, self.periodic)
+        ensemble = vector.vector(pack(fields, (*member, *space), wet, "the initial state"))
+        ensemble = ensemble if member else ensemble[None]
+        when = observations.when()
+        if when is not None:
+            require_inside(when, np.ones(len(when), bool), times, tolerance)
+        at = np.arange(every, steps + 1, every)
+        rows = observations.rows(vector, times[at], tolerance=tolerance, outside=outside)
+        counts = {"observations_dropped_space": rows.dropped, "observations_unused": rows.unused}
+        own = dict.fromkeys(zip(rows.variables, rows.units, strict=True))
+        slots: dict[str, Any] = {}
+        if len(own) > 1:
+            slots["observed"] = ("obs", list(rows.variables), {"long_name": "observed variable"})
+        labels = Labels(
+            time,
+            times[at],
+            space,
+            member[0] if member and not method.ensemble else None,
+            fields,
+            wet,
+            {**initial.attrs, **counts},
+            self._action(steps),
+            slots,
+            units=next(iter(own))[1] if len({u for _, u in own}) == 1 else None,
+            late=method.lag,
+        )
+        held = self._held(forcing, initial, fields, (member, space, wet), times, time)
+
+        def between(number: int) -> np.ndarray:
+            """Return the forcing of the steps before an analysis."""
+            assert held is not None
+            return np.stack([held(number * every + i) for i in range(every)])
+
+        native = getattr(self.step, "compute_dtype", None) or "float64"
+        problem = Problem(
+            size=vector.size,
+            propagate=lambda x, k: x,
+            geometry=vector.geometry,
+            model_error=None if self.model_error is None else _bound(self.model_error),
+            gross_error=self.gross_error,
+        )
+        return Course(
+            self.step,
+            method,
+            self.after,
+            vector,
+            ensemble,
+            rows,
+            every,
+            None if held is None else between,
+            dtype or ("float64" if native == "float64" else "float32"),
+            problem,
+            seed,
+            members,
+            self.fused,
+            labels,
+            forward,
+        )
+
+    def _fields(self, initial: xr.Dataset, method: Method) -> tuple[list[xr.DataArray], tuple[str, ...], Any]:
+        space = self.space
+        if space is None:
+            first = grid.variable(initial, self.state_names[0], "state variable")
+            fields = [first, *[grid.variable(initial, n, "state variable") for n in self.state_names[1:]]]
+            gone = {"member", "time"}
+            space = [d for d in dict.fromkeys(str(d) for f in fields for d in f.dims) if d not in gone]
+            with contextlib.suppress(ValueError):
+                flat = [str(c.dims[0]) for c in grid.latitude_longitude(first) if c.ndim == 1]
+                space = [*[d for d in space if d not in flat], *[d for d in flat if d in space]]
+        fields, dims, member = state_fields(initial, self.state_names, space)
+        if method.ensemble and not member:
+            what = f"{_name(method)}: the initial state has no members"
+            refuse(
+                what, "a dimension 'member'", dict(fields[0].sizes), "xr.concat([...], 'member') of perturbed states"
+            )
+        return fields, dims, member
+
+    def _course(self, initial: xr.Dataset, observations: Observations, course: Any) -> tuple[int, int]:
+        """Return the number of steps and of those between analyses, from the times of the observations where not given."""
+        steps, every, time_step = course
+        if steps is None or every is None:
+            given = observations.when()
+            if given is None or not len(given):
+                every = every or 1
+                if steps is None:
+                    refuse("Cycle: the observations have no times", "steps, or times", None, "pass steps=")
+            else:
+                pair, _ = valid_times(initial, self.step, 1, time_step, like=given)
+                start, end = seconds(pair)
+                n = np.rint((seconds(given, like=pair) - start) / (end - start)).astype("int64")
+                every = every or max(1, gcd(*map(int, np.unique(n[n > 0]))))
+                steps = max(every, int(n.max())) if steps is None else steps
+        if not 1 <= every <= steps:
+            refuse("Cycle: steps and every do not fit", "1 <= every <= steps", f"{every}, {steps}", "pass every=1")
+        return steps, every
+
+    def _layered(
         self,
         initial: xr.Dataset,
         observations: Any,
@@ -342,72 +311,65 @@ class Cycle:
         tolerance: Any,
         outside: str,
         dtype: str,
-    ) -> xr.Dataset:
-        steps, every, time_step = course
+    ) -> LayeredRun:
+        fields, space, batch = state_fields(initial, self.state_names, self.space)
+        given, steps, every = None, course[0], course[1] or 1
+        if (self.analysis is None) != (observations is None):
+            received = "one without the other"
+            refuse("Cycle: analysis and observations belong together", "both, or neither", received, "pass both")
+        if steps is None:
+            if not isinstance(observations, Observations):
+                refuse("Cycle: the number of steps is not known", "steps", None, "pass steps=")
+            steps, every = self._course(initial, observations, (steps, every, course[2]))
         if not 1 <= every <= steps:
             refuse("Cycle: steps and every do not fit", "1 <= every <= steps", f"{every}, {steps}", "pass every=1")
-        fields, space, batch = state_fields(initial, self.state_names, self.space)
         wet = self._mask(initial, fields[0], space)
-        times, time = valid_times(initial, self.step, steps, time_step)
+        times, time = valid_times(initial, self.step, steps, course[2])
+        packed = pack(fields, (*batch, *space), wet, "the initial state")
+        x = ops.convert_to_tensor((packed if batch else packed[None]).astype(dtype))
+        k, counts = self._observed(observations), dict[str, int]()
+        if observations is not None:
+            rows = np.arange(every, steps + 1, every)
+            given, counts = prepare_rows(
+                self.analysis, observations, fields[k], times, rows, tolerance, outside, x.shape[0]
+            )
+        labels = Labels(
+            time,
+            times[1:],
+            space,
+            batch[0] if batch else None,
+            fields,
+            wet,
+            {**initial.attrs, **counts},
+            self._action(steps),
+            {},
+            fields[k].attrs.get("units"),
+        )
+        held = self._held(forcing, initial, fields, (batch, space, wet), times, time)
 
-        def tensor(parts: list[xr.DataArray], what: str) -> Any:
-            """Members that fields lack are those of the initial state."""
+        def forced(n: int) -> Any:
+            return None if held is None else ops.convert_to_tensor(held(n).astype(dtype))
+
+        return LayeredRun(
+            self.step, self.analysis, self.after, x, forced, given, k, every, steps, self.gross_error, labels
+        )
+
+    def _held(
+        self, forcing: Any, initial: xr.Dataset, fields: Any, layout: Any, times: np.ndarray, time: str
+    ) -> Callable[[int], np.ndarray] | None:
+        """Return the forcing ``[batch, *space, channel]`` of the step that begins at a number of steps; None: there is none."""
+        batch, space, wet = layout
+        if self.forcing_names and (forcing is None or isinstance(forcing, xr.Dataset)):
+            # Members that fields lack are those of the initial state.
             like = fields[0].reset_coords(drop=True)
-            packed = pack([f.broadcast_like(like) for f in parts], (*batch, *space), wet, what)
-            return ops.convert_to_tensor((packed if batch else packed[None]).astype(dtype))
 
-        x = tensor(fields, "the initial state")
-        k, name = self._observed(observations)
-        rows = np.arange(every, steps + 1, every)
-        given, counts = self._prepare(observations, fields[k], times, rows, tolerance, outside, x.shape[0])
-        xf, xa, found = [], [], {}
-        for n in range(1, steps + 1):
-            held = None
-            if self.forcing_names and (forcing is None or isinstance(forcing, xr.Dataset)):
-                held = tensor(forcing_at(forcing, initial, self.forcing_names, time, times[n - 1]), "the forcing")
-            elif forcing is not None:
-                held = ops.convert_to_tensor(forcing[:, n - 1], dtype)
-            x = evaluate(self.step, x, held)
-            xf.append(ops.convert_to_numpy(x))
-            if given is not None and n % every == 0:
-                if not np.isfinite(xf[-1][:, wet]).all():
-                    refuse(
-                        f"the forecast is not finite at step {n}", "finite values", "NaN or inf", "look at a free run"
-                    )
-                a = self.analysis.diagnose(x[..., k : k + 1], {key: v[n // every - 1] for key, v in given.items()})
-                x = ops.concatenate([x[..., :k], ops.cast(a.analysis, x.dtype), x[..., k + 1 :]], axis=-1)
-                x = x if self.after is None else self.after(x)
-                found[n] = [ops.convert_to_numpy(part) for part in a[1:]]
-            xa.append(ops.convert_to_numpy(x))
-        dims = (time, *batch, *space)
+            def labelled(n: int) -> np.ndarray:
+                parts = forcing_at(forcing, initial, self.forcing_names, time, times[n])
+                packed = pack([f.broadcast_like(like) for f in parts], (*batch, *space), wet, "the forcing")
+                return packed if batch else packed[None]
 
-        def label(parts: Any, dims: tuple[str, ...], attrs: dict[str, Any]) -> xr.DataArray:
-            array = np.stack(parts)
-            return xr.DataArray(array if batch else array[:, 0], dims=dims, attrs=attrs)
-
-        def field(parts: list[np.ndarray], channel: int, attrs: dict[str, Any]) -> xr.DataArray:
-            return label([np.where(wet, p[..., channel], np.nan).astype(dtype) for p in parts], dims, attrs)
-
-        out = xr.Dataset({f.name: field(xa, c, f.attrs) for c, f in enumerate(fields)}, attrs=initial.attrs)
-        if given is not None:
-            units = {"units": fields[k].attrs["units"]} if "units" in fields[k].attrs else {}
-            long = fields[k].attrs.get("long_name", name)
-            out[f"{name}_forecast"] = field(xf, k, {**fields[k].attrs, "long_name": f"forecast of {long}"})
-            blank = [np.full_like(v, np.nan) for v in found[every]]
-            std, *rest = zip(*[found.get(n, blank) for n in range(1, steps + 1)], strict=True)
-            out[f"{name}_std"] = field(list(std), 0, {"long_name": f"posterior standard deviation of {long}", **units})
-            texts = [
-                ("innovation", (time, *batch, "obs"), "observation minus forecast", units),
-                ("innovation_std", (time, *batch, "obs"), "expected standard deviation of the innovation", units),
-                ("chi2", (time, *batch), "chi-square of the innovations over their number", {"units": "1"}),
-                ("used", (time, *batch), "number of observations used", {"units": "1"}),
-            ]
-            for part, (key, where, text, unit) in zip(rest, texts, strict=True):
-                out[key] = label(part, where, {"long_name": text, **unit})
-            out["used"] = out["used"].fillna(0)
-        kept = {n: c for n, c in fields[0].coords.items() if set(c.dims) <= {*batch, *space} and n != time}
-        out = out.assign_coords({**kept, time: (time, times[1:], {"standard_name": "time", "long_name": "valid time"})})
-        return stamp(out.assign_attrs(counts), f"{steps} steps of {_name(self.step)} with {_name(self.analysis)}")
+            return labelled
+        return None if forcing is None else lambda n: np.asarray(forcing[:, n])
 
     def _mask(self, initial: xr.Dataset, field: xr.DataArray, space: tuple[str, ...]) -> np.ndarray:
         shape = tuple(field.sizes[d] for d in space)
@@ -420,68 +382,35 @@ class Cycle:
         for c, own in zip(space, ("latitude", "longitude"), strict=False):
             theirs = getattr(self.analysis, own, None)
             if theirs is not None and not np.allclose(theirs, field[c], rtol=0, atol=1e-4):
-                refuse(
-                    f"the {own} of the analysis and of the state differ",
-                    theirs[:3],
-                    field[c].values[:3],
-                    "use one grid",
-                )
+                what = f"the {own} of the analysis and of the state differ"
+                refuse(what, theirs[:3], field[c].values[:3], "use one grid")
         return wet
 
-    def _observed(self, observations: Any) -> tuple[int, str]:
-        """Return the channel and the name of the observed variable."""
-        first = observations if isinstance(observations, PointObservations | None) else observations[0]
+    def _observed(self, observations: Any) -> int:
+        """Return the channel of the variable that a layer observes."""
+        first = observations if isinstance(observations, Observations | None) else observations[0]
         name = self.variable or (
             self.state_names[0] if len(self.state_names) == 1 else getattr(first, "variable", None)
         )
         if self.analysis is not None and name not in self.state_names:
             refuse("the observed variable is not known", self.state_names, name, "pass variable= to the cycle")
-        k = self.state_names.index(name) if name in self.state_names else 0
-        return k, self.state_names[k]
+        return self.state_names.index(name) if name in self.state_names else 0
 
-    def _prepare(
-        self,
-        observations: Any,
-        field: xr.DataArray,
-        times: np.ndarray,
-        rows: np.ndarray,
-        tolerance: Any,
-        outside: str,
-        size: int,
-    ) -> tuple[dict[str, np.ndarray] | None, dict[str, int]]:
-        """Return the observations of each analysis, ``[analysis, 1 or member, m, ...]``, and how many were not used."""
-        if (self.analysis is None) != (observations is None):
-            received = "one without the other"
-            refuse("Cycle: analysis and observations belong together", "both, or neither", received, "pass both")
-        if observations is None:
-            return None, {}
-        members = [observations] if isinstance(observations, PointObservations) else list(observations)
-        if len(members) not in (1, size):
-            refuse(
-                "observations do not fit the members", f"one set, or {size}", len(members), "pass one for each member"
-            )
-        prepared, counts = [], {"observations_dropped_space": 0, "observations_unused": 0}
-        for each in members:
-            _check_units(each, field)
-            table = each.table()
-            finite = np.isfinite(table.values)
-            when, axis, slack = seconds(table.time, like=times), seconds(times), duration(tolerance) + 1e-3
-            lost = finite & ((when < axis[0] - slack) | (when > axis[-1] + slack))
-            if lost.any():
-                what = f"{lost.sum()} of {lost.size} observations lie outside the run"
-                refuse(what, f"{times[0]} to {times[-1]}", f"{table.time[lost][0]} first", "select them, or run longer")
-            prepared.append(self.analysis.prepare(each.at(times[rows], tolerance), outside))
-            inside = np.isfinite(prepared[-1]["values"])
-            counts["observations_dropped_space"] += int((inside & ~prepared[-1]["weights"].any(axis=-1)).sum())
-            counts["observations_unused"] += int(finite.sum() - inside.sum())
-        width = max(p["values"].shape[1] for p in prepared)
-        blank = {"values": np.nan, "error_std": 1.0}
+    def _action(self, steps: int) -> str:
+        return f"{steps} steps of {_name(self.step)} with {_name(self.analysis)}"
 
-        def widen(key: str, a: np.ndarray) -> np.ndarray:
-            gap = [(0, 0), (0, width - a.shape[1]), *[(0, 0)] * (a.ndim - 2)]
-            return np.pad(a, gap, constant_values=blank.get(key, 0))
 
-        return {key: np.stack([widen(key, p[key]) for p in prepared], axis=1) for key in prepared[0]}, counts
+def collect(run: Any) -> Columns:
+    """Return all that a run tells."""
+    state, told = run.start(), []
+    for number in range(run.portions):
+        state, columns = run.advance(number, state)
+        told.append(columns)
+    return {name: np.concatenate([t[name] for t in told]) for name in told[0]}
+
+
+def _bound(error: Any) -> Background:
+    return error if isinstance(error, Background) else Dense(error)
 
 
 def _name(thing: Any) -> str:

@@ -17,7 +17,7 @@ import xarray as xr
 from keras import ops
 
 from physml import grid
-from physml.assimilation.observations import duration, find_time, refuse
+from physml.assimilation.times import duration, find_time, refuse
 
 
 def evaluate(function: Callable[..., Any], state: Any, forcing: Any = None) -> Any:
@@ -190,14 +190,18 @@ def pack(fields: Sequence[xr.DataArray], dims: Sequence[str], wet: np.ndarray, w
     return np.stack(arrays, axis=-1)
 
 
-def valid_times(initial: xr.Dataset, step: Any, steps: int, time_step: Any) -> tuple[np.ndarray, str]:
-    """Return the times of a run, ``[steps + 1]``, and the name of their dimension; without a date they count from 0."""
+def valid_times(initial: xr.Dataset, step: Any, steps: int, time_step: Any, like: Any = None) -> tuple[np.ndarray, str]:
+    """Return the times of a run, ``[steps + 1]``, and the name of their dimension.
+
+    Without a date they count from 0: as numbers where the times *like* are numbers, else as durations.
+    """
     for attribute in ("time_step", "dt"):
         time_step = getattr(step, attribute, None) if time_step is None else time_step
     if time_step is None:
         refuse("the length of the time step is not known", "a duration", None, "pass time_step='1D'")
     when, count = find_time(initial), np.arange(steps + 1)
-    start: Any = np.timedelta64(0, "ns") if when is None else when.values.reshape(-1)[0]
+    nothing: Any = 0.0 if like is not None and np.asarray(like).dtype.kind in "fiu" else np.timedelta64(0, "ns")
+    start: Any = nothing if when is None else when.values.reshape(-1)[0]
     name = "time" if when is None else str(when.name)
     if hasattr(start, "calendar"):
         return np.array([start + pd.Timedelta(n * duration(time_step), "s").to_pytimedelta() for n in count]), name
