@@ -102,7 +102,7 @@ class Windows(keras.utils.PyDataset):
     batch_size
         Starts in a batch; the last of an epoch, if smaller, waits for the next.
     seed
-        Of the order: that of epoch e is drawn from (seed, e).
+        Of the order, a number or several: that of epoch e is drawn from (seed, e).
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Windows(keras.utils.PyDataset):
         variance: np.ndarray | None = None,
         forcing: np.ndarray | None = None,
         batch_size: int = 256,
-        seed: int = 0,
+        seed: Any = 0,
         dtype: str = "float32",
     ) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Windows(keras.utils.PyDataset):
         self._draw()
 
     def _draw(self) -> None:
-        self.order = np.random.default_rng((self.seed, self.epoch)).permutation(self.starts)
+        self.order = np.random.default_rng((*np.atleast_1d(self.seed).tolist(), self.epoch)).permutation(self.starts)
 
     def __len__(self) -> int:
         return len(self.starts) // self.batch
