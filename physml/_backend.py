@@ -257,17 +257,6 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def constant(array: Any) -> Any:
-    """Return a NumPy array as a tensor of its own dtype."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.numpy.asarray(array)
-    import tensorflow as tf
-
-    return tf.constant(array)
-
-
 def scan(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
     """Return the last carry and the stacked results of ``function(carry, x) -> (carry, y)`` along the first axis of *xs*.
 
@@ -304,3 +293,8 @@ def scan(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -
     )
     stacked = iter([a.stack() for a in arrays])
     return carry, tf.nest.map_structure(lambda y: None if y is None else next(stacked), like)
+
+
+def mean(x: Any, axis: int, keepdims: bool = False) -> Any:
+    """Return the mean along an axis in the dtype of *x*: ``keras.ops.mean`` computes it in float32 on JAX."""
+    return keras.ops.sum(x, axis=axis, keepdims=keepdims) / x.shape[axis]

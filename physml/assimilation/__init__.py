@@ -41,17 +41,25 @@ if TYPE_CHECKING:
     from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cycle import Cycle as Cycle
     from physml.assimilation.ensemble import ETKF as ETKF
+    from physml.assimilation.ensemble import EnKF as EnKF
+    from physml.assimilation.ensemble import EnSRF as EnSRF
+    from physml.assimilation.finite_size import EnKFN as EnKFN
     from physml.assimilation.gridded import GridObservations as GridObservations
     from physml.assimilation.grids import bilinear as bilinear
     from physml.assimilation.grids import observe as observe
     from physml.assimilation.grids import random_positions as random_positions
     from physml.assimilation.joint import JointObservations as JointObservations
+    from physml.assimilation.kalman import ExtendedKalman as ExtendedKalman
+    from physml.assimilation.kalman import Kalman as Kalman
+    from physml.assimilation.kalman import OptimalInterpolation as OptimalInterpolation
+    from physml.assimilation.letkf import LETKF as LETKF
     from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.operators import CallableObservations as CallableObservations
     from physml.assimilation.operators import LinearObservations as LinearObservations
     from physml.assimilation.runner import Runner as Runner
     from physml.assimilation.runner import drive as drive
+    from physml.assimilation.smoother import EnKS as EnKS
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
@@ -68,9 +76,13 @@ _MODULES = {
     "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
     "localisation": ("gaspari_cohn",),
     "blue": ("BLUE", "Analysis", "leave_out"),
-    "ensemble": ("ETKF",),
     "analysis": ("analyse",),
     "cycle": ("Cycle",),
+    "kalman": ("Kalman", "ExtendedKalman", "OptimalInterpolation"),
+    "ensemble": ("EnKF", "EnSRF", "ETKF"),
+    "letkf": ("LETKF",),
+    "finite_size": ("EnKFN",),
+    "smoother": ("EnKS",),
     "runner": ("Runner", "drive"),
     "steps": ("RK4", "Euler", "Unrolled"),
 }

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from physml.assimilation.method import Output, Problem, Seen
+from physml import _backend
+from physml.assimilation.localisation import gaspari_cohn
+from physml.assimilation.method import Geometry, Output, Problem, Seen
+from physml.assimilation.observations import refuse
 
 
 class Observed(NamedTuple):
@@ -52,9 +55,9 @@ def model_noise(rng: np.random.Generator, members: int, noise: int, count: int) 
 def observe(problem: Problem, ensemble: Any, seen: Seen) -> Observed:
     """Return an ensemble beside the observations of one time, these screened."""
     members = ensemble.shape[0]
-    mean = ops.mean(ensemble, axis=0, keepdims=True)
+    mean = _backend.mean(ensemble, axis=0, keepdims=True)
     observed = problem.observe(ensemble, seen)
-    center = ops.mean(observed, axis=0)
+    center = _backend.mean(observed, axis=0)
     y = observed - center
     innovation = seen.values - center
     variance = ops.sum(y * y, axis=0) / (members - 1)
@@ -91,6 +94,27 @@ def relax(anomalies: Any, before: Any, relaxation: float) -> Any:
     there = ops.logical_and(posterior > 0, prior > 0)
     ratio = ops.sqrt(ops.where(there, prior, 1.0) / ops.where(there, posterior, 1.0))
     return anomalies * (1.0 + relaxation * (ratio - 1.0))
+
+
+def positions(problem: Problem, seen: Seen) -> tuple[Geometry, Any]:
+    """Return where the state and the observations lie, both of which localisation needs.
+
+    Raises
+    ------
+    ValueError
+        Where one of them is not known.
+    """
+    if problem.geometry is None or seen.positions is None:
+        received = "no geometry of the state" if problem.geometry is None else "no positions of the observations"
+        refuse("localisation needs distances", "geometry and positions", received, "give both, or radius=None")
+    return problem.geometry, seen.positions
+
+
+def taper(distance: Any, radius: float) -> Any:
+    """Return the Gaspari-Cohn function of the curvature at zero of a Gaussian of std *radius*; 1 for an infinite one."""
+    if not np.isfinite(radius):
+        return ops.ones_like(distance)
+    return gaspari_cohn(distance, radius * np.sqrt(10.0 / 3.0))
 
 
 def rotation(rng: np.random.Generator, members: int) -> np.ndarray:

@@ -134,9 +134,9 @@ def summary(output: Output, names: Sequence[str]) -> dict[str, Any]:
     is the spread; else the unbiased one of the members.
     """
     ways: dict[str, Callable[[], Any]] = {
-        "mean": lambda: ops.mean(output.analysis, axis=1),
-        "forecast_mean": lambda: ops.mean(output.forecast, axis=1),
-        "smoothed_mean": lambda: ops.mean(output.smoothed, axis=1),
+        "mean": lambda: _backend.mean(output.analysis, axis=1),
+        "forecast_mean": lambda: _backend.mean(output.forecast, axis=1),
+        "smoothed_mean": lambda: _backend.mean(output.smoothed, axis=1),
         "spread": lambda: _spread(output.analysis) if output.std is None else output.std,
         "forecast_spread": lambda: _spread(output.forecast) if output.forecast_std is None else output.forecast_std,
     }
@@ -147,8 +147,8 @@ def summary(output: Output, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _spread(ensemble: Any) -> Any:
-    members = ensemble.shape[1]
-    return ops.std(ensemble, axis=1) * np.sqrt(members / max(members - 1, 1))
+    anomalies = ensemble - _backend.mean(ensemble, axis=1, keepdims=True)
+    return ops.sqrt(ops.sum(anomalies * anomalies, axis=1) / max(ensemble.shape[1] - 1, 1))
 
 
 def drive(
