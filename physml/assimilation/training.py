@@ -42,7 +42,9 @@ def multistep_loss(predicted: Any, target: Any, weights: Any = None) -> Any:
     p = ops.cast(there, predicted.dtype)
     if weights is not None:
         weights = ops.cast(weights, predicted.dtype)
-        p = p * ops.reshape(weights, (*weights.shape, *[1] * (len(target.shape) - len(weights.shape))))
+        for _ in range(len(target.shape) - len(weights.shape)):
+            weights = ops.expand_dims(weights, -1)
+        p = p * weights
     # NaN must go before any arithmetic: NaN times zero is NaN, in the gradient too.
     square = ops.square(predicted - ops.where(there, target, 0.0))
     total = ops.sum(p)
@@ -71,9 +73,9 @@ class MultistepLoss(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return the scalar loss."""
         channels = y_pred.shape[-1]
-        weights = None if self.lead_weights is None else ops.convert_to_tensor(self.lead_weights, y_pred.dtype)[None]
-        if weights is not None:
-            weights = ops.reshape(weights, (1, -1, *[1] * (len(y_pred.shape) - 2)))
+        weights = None
+        if self.lead_weights is not None:
+            weights = np.reshape(self.lead_weights, (1, -1, *[1] * (len(y_pred.shape) - 2))).astype("float32")
         if y_true.shape[-1] == 2 * channels:
             own = y_true[..., channels:]
             weights = own if weights is None else own * weights
