@@ -310,7 +310,17 @@ class AlternatingLearning:
         return out
 
     def _settings(self, burn_in: int, times: int) -> dict[str, Any]:
-        names = ("members", "leads", "lead_weights", "batch_size", "optimizer", "weighted", "model_error", "adapt", "seed")
+        names = (
+            "members",
+            "leads",
+            "lead_weights",
+            "batch_size",
+            "optimizer",
+            "weighted",
+            "model_error",
+            "adapt",
+            "seed",
+        )
         own = {name: getattr(self, name) for name in names}
         return {**own, "method": repr(self.method), "burn_in": burn_in, "times": times}
 

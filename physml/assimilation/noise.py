@@ -26,15 +26,18 @@ class Scaled(Background):
         First factor q: with no *background* the standard deviation itself.
     background
         What it multiplies; None: the identity.
+    log_std
+        A variable that holds the logarithm of the factor already, in place of *std*.
     """
 
-    def __init__(self, size: int, std: float, background: Background | None = None) -> None:
+    def __init__(self, size: int, std: float, background: Background | None = None, log_std: Any = None) -> None:
         if not std > 0:
             refuse("the standard deviation is not positive", "> 0", std, "begin with a small one, 0.1")
         self.background, self.size = background, int(size)
         self.rank = self.size if background is None else background.rank
-        start = keras.initializers.Constant(float(np.log(std)))
-        self.log_std = keras.Variable(start, shape=(), dtype="float64", name="log_std")
+        self.log_std = (
+            keras.Variable(float(np.log(std)), dtype="float64", name="log_std") if log_std is None else log_std
+        )
 
     @property
     def std(self) -> float:

@@ -84,7 +84,9 @@ class Runner:
         self, call: int, members: int, size: int, observed: int, count: int, noise: int = 0
     ) -> dict[str, np.ndarray]:
         """Return the random numbers of call number *call*; *noise* is the rank of the model error, 0 without one."""
-        return self.method.draws(np.random.default_rng((*np.atleast_1d(self.seed).tolist(), call)), members, size, observed, count, noise)
+        return self.method.draws(
+            np.random.default_rng((*np.atleast_1d(self.seed).tolist(), call)), members, size, observed, count, noise
+        )
 
     def call(self, state: State, seen: Seen, draws: dict[str, Any], inputs: Any = None) -> tuple[State, Any]:
         """Return the state at the last time of the call, and what the method tells, as tensors.

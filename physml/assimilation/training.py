@@ -66,7 +66,9 @@ class MultistepLoss(keras.losses.Loss):
     half of the last axis: ``[batch, lead, *space, 2 channel]``.
     """
 
-    def __init__(self, lead_weights: Sequence[float] | None = None, name: str = "multistep_loss", **kwargs: Any) -> None:
+    def __init__(
+        self, lead_weights: Sequence[float] | None = None, name: str = "multistep_loss", **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.lead_weights = None if lead_weights is None else [float(w) for w in lead_weights]
 
