@@ -73,7 +73,7 @@ class Sweep:
         ValueError
             Where the forecast is not finite.
         """
-        course, method = self.course, self.course.method
+        course = self.course
         count = len(course.rows.values) if times is None else min(times, len(course.rows.values))
         windows = [w for w in course.windows() if w[1] - w[2] < count]
         members, size = course.ensemble.shape
