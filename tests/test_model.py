@@ -265,6 +265,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.long
 def test_one_file_is_the_whole_model_in_another_process(gyre, scaling, batch, tmp_path):
     origin = {"source": "gyre"}
     head = Transport(3, CLOSED, volume="cell_volume", balance=1)

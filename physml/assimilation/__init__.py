@@ -30,16 +30,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from physml.assimilation.analysis import analyse as analyse
+    from physml.assimilation.background import Background as Background
+    from physml.assimilation.background import bind as bind
+    from physml.assimilation.background import draw as draw
     from physml.assimilation.blue import BLUE as BLUE
     from physml.assimilation.blue import Analysis as Analysis
     from physml.assimilation.blue import leave_out as leave_out
     from physml.assimilation.columns import ColumnObservations as ColumnObservations
+    from physml.assimilation.combine import Dense as Dense
+    from physml.assimilation.combine import Ensemble as Ensemble
+    from physml.assimilation.combine import Hybrid as Hybrid
+    from physml.assimilation.combine import Sum as Sum
+    from physml.assimilation.consistency import chi_square as chi_square
+    from physml.assimilation.consistency import desroziers as desroziers
+    from physml.assimilation.consistency import dfs as dfs
+    from physml.assimilation.consistency import influence as influence
     from physml.assimilation.covariance import Diagonal as Diagonal
+    from physml.assimilation.covariance import GaspariCohn as GaspariCohn
     from physml.assimilation.covariance import Gaussian as Gaussian
     from physml.assimilation.covariance import Matern as Matern
-    from physml.assimilation.covariance import fit_background_error as fit_background_error
-    from physml.assimilation.covariance import innovation_likelihood as innovation_likelihood
     from physml.assimilation.cycle import Cycle as Cycle
+    from physml.assimilation.diagnostics import crps as crps
+    from physml.assimilation.diagnostics import rank_histogram as rank_histogram
+    from physml.assimilation.diagnostics import spread_skill as spread_skill
+    from physml.assimilation.diffusion import Diffusion as Diffusion
     from physml.assimilation.ensemble import ETKF as ETKF
     from physml.assimilation.ensemble import EnKF as EnKF
     from physml.assimilation.ensemble import EnSRF as EnSRF
@@ -48,22 +62,42 @@ if TYPE_CHECKING:
     from physml.assimilation.grids import bilinear as bilinear
     from physml.assimilation.grids import observe as observe
     from physml.assimilation.grids import random_positions as random_positions
+    from physml.assimilation.horizon import forecast_skill_horizon as forecast_skill_horizon
+    from physml.assimilation.interpolation import interpolate_observations as interpolate_observations
     from physml.assimilation.joint import JointObservations as JointObservations
     from physml.assimilation.kalman import ExtendedKalman as ExtendedKalman
     from physml.assimilation.kalman import Kalman as Kalman
     from physml.assimilation.kalman import OptimalInterpolation as OptimalInterpolation
+    from physml.assimilation.learn import AlternatingLearning as AlternatingLearning
     from physml.assimilation.letkf import LETKF as LETKF
+    from physml.assimilation.likelihood import fit_background_error as fit_background_error
+    from physml.assimilation.likelihood import innovation_likelihood as innovation_likelihood
     from physml.assimilation.localisation import gaspari_cohn as gaspari_cohn
+    from physml.assimilation.lyapunov import kaplan_yorke as kaplan_yorke
+    from physml.assimilation.lyapunov import lyapunov_spectrum as lyapunov_spectrum
+    from physml.assimilation.multivariate import Balance as Balance
+    from physml.assimilation.multivariate import Blocks as Blocks
+    from physml.assimilation.multivariate import Kronecker as Kronecker
+    from physml.assimilation.multivariate import Regression as Regression
+    from physml.assimilation.network_steps import Corrected as Corrected
+    from physml.assimilation.network_steps import CorrectedTendency as CorrectedTendency
+    from physml.assimilation.network_steps import NetworkStep as NetworkStep
+    from physml.assimilation.network_steps import Residual as Residual
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.operators import CallableObservations as CallableObservations
     from physml.assimilation.operators import LinearObservations as LinearObservations
+    from physml.assimilation.plane import Plane as Plane
     from physml.assimilation.runner import Runner as Runner
     from physml.assimilation.runner import drive as drive
     from physml.assimilation.smoother import EnKS as EnKS
+    from physml.assimilation.spectrum import power_spectrum as power_spectrum
     from physml.assimilation.steps import RK4 as RK4
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
     from physml.assimilation.superobbing import superob as superob
+    from physml.assimilation.through import train_through as train_through
+    from physml.assimilation.training import MultistepLoss as MultistepLoss
+    from physml.assimilation.training import multistep_loss as multistep_loss
 
 _MODULES = {
     "observations": ("PointObservations",),
@@ -73,7 +107,13 @@ _MODULES = {
     "joint": ("JointObservations",),
     "superobbing": ("superob",),
     "grids": ("bilinear", "observe", "random_positions"),
-    "covariance": ("Diagonal", "Gaussian", "Matern", "fit_background_error", "innovation_likelihood"),
+    "background": ("Background", "bind", "draw"),
+    "covariance": ("Diagonal", "GaspariCohn", "Gaussian", "Matern"),
+    "combine": ("Dense", "Ensemble", "Hybrid", "Sum"),
+    "multivariate": ("Balance", "Blocks", "Kronecker", "Regression"),
+    "plane": ("Plane",),
+    "diffusion": ("Diffusion",),
+    "likelihood": ("fit_background_error", "innovation_likelihood"),
     "localisation": ("gaspari_cohn",),
     "blue": ("BLUE", "Analysis", "leave_out"),
     "analysis": ("analyse",),
@@ -84,7 +124,17 @@ _MODULES = {
     "finite_size": ("EnKFN",),
     "smoother": ("EnKS",),
     "runner": ("Runner", "drive"),
+    "diagnostics": ("crps", "rank_histogram", "spread_skill"),
+    "horizon": ("forecast_skill_horizon",),
+    "consistency": ("chi_square", "desroziers", "dfs", "influence"),
+    "spectrum": ("power_spectrum",),
+    "lyapunov": ("kaplan_yorke", "lyapunov_spectrum"),
     "steps": ("RK4", "Euler", "Unrolled"),
+    "network_steps": ("NetworkStep", "Residual", "Corrected", "CorrectedTendency"),
+    "training": ("MultistepLoss", "multistep_loss"),
+    "interpolation": ("interpolate_observations",),
+    "learn": ("AlternatingLearning",),
+    "through": ("train_through",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)

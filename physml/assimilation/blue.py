@@ -36,16 +36,11 @@ from keras import ops
 
 from physml import _backend
 from physml._errors import closest
-from physml.assimilation.covariance import (
-    Covariance,
-    Diagonal,
-    ObservedCovariance,
-    is_constant,
-    prepared_rows,
-    solve_innovation,
-    unit_vectors,
-)
+from physml.assimilation.covariance import Diagonal, PointCovariance
+from physml.assimilation.domain import is_constant, unit_vectors
+from physml.assimilation.likelihood import prepared_rows
 from physml.assimilation.observations import Interpolation, PointObservations, bilinear, refuse
+from physml.assimilation.observed import ObservedCovariance, solve_innovation
 
 BLOCK = 2**23
 """Largest number of elements of B H^T held at once when the posterior is computed (64 MB in float64)."""
@@ -77,7 +72,7 @@ def _unfold(x: Any, shared: bool) -> Any:
 
 
 def blue(
-    background_error: Covariance,
+    background_error: PointCovariance,
     unit: np.ndarray,
     forecast: Any,
     values: Any,
@@ -224,7 +219,7 @@ class BLUE(keras.layers.Layer):
 
     def __init__(
         self,
-        background_error: Covariance,
+        background_error: PointCovariance,
         observation_error: float | Diagonal | None = None,
         *,
         latitude: Any,
@@ -326,7 +321,7 @@ class BLUE(keras.layers.Layer):
         return ops.where(self.mask[None, ..., None], cells, 0.0)
 
     def seen(
-        self, observations: Mapping[str, Any], background_error: Covariance | None = None
+        self, observations: Mapping[str, Any], background_error: PointCovariance | None = None
     ) -> tuple[ObservedCovariance, dict[str, Any]]:
         """Return B, or another background error, seen by observations, and these in float64.
 
@@ -346,7 +341,9 @@ class BLUE(keras.layers.Layer):
             refuse("BLUE: the forecast does not fit the grid", expected, list(shape), remedy)
         return ops.take(ops.reshape(forecast, (-1, self.mask.size)), self._wet, axis=1)
 
-    def _on_cells(self, observations: Any, background: Covariance | None = None) -> tuple[Covariance, dict[str, Any]]:
+    def _on_cells(
+        self, observations: Any, background: PointCovariance | None = None
+    ) -> tuple[PointCovariance, dict[str, Any]]:
         """Return B with its std on the wet cells ``[n]``, and the arguments of :func:`blue`."""
         given, background = observations, self.background_error if background is None else background
         if not isinstance(given, Mapping):

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml.assimilation.identity import digest
 from physml.assimilation.labelling import Columns, Labels
 from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.rows import Rows
-from physml.assimilation.runner import Runner
+from physml.assimilation.runner import Runner, _blocks
 from physml.assimilation.steps import evaluate
 from physml.assimilation.times import refuse
 from physml.assimilation.vector import StateVector
+from physml.assimilation.workers import OverDask
+
+BLOCK_BYTES, LONGEST = 32e6, 40
+"""Size of what goes in and out of one compiled loop [bytes], and the largest number of calls in it."""
+
+UNROLLED = 4
+"""Up to so many steps between analyses are written out; XLA takes minutes to compile fifty."""
 
 
 class Course:
@@ -46,8 +54,8 @@ class Course:
         Whether XLA compiles the propagation on TensorFlow.
     labels
         Names of the output.
-    forward
-        Another way to propagate, ``(x [N, n], forcing) -> [N, n]``, that cannot be compiled; None: one batch.
+    share
+        The step on blocks of members by dask, which cannot be compiled; None: one batch.
     """
 
     def __init__(
@@ -66,40 +74,54 @@ class Course:
         members: bool,
         fused: bool,
         labels: Labels,
-        forward: Callable[[Any, Any], Any] | None = None,
+        share: OverDask | None = None,
     ) -> None:
         self.step, self.method, self.after, self.vector, self.ensemble = step, method, after, vector, ensemble
         self.rows, self.every, self.held, self.dtype, self.labels = rows, every, held, dtype, labels
-        self.compiled, self.forward = forward is None, forward or self.propagate
+        self.compiled, self.share, self.seed, self.members = share is None, share, seed, members
         self._problem = replace(problem, observe=rows.observe(vector))
         variables = list(getattr(step, "variables", None) or [])
         told = _Told(method=method, after=None if after is None else self._constrained, members=members)
         self.runner = Runner(told, self.problem, seed=seed, variables=variables, fused=fused and self.compiled)
-        count = len(rows.values)
-        self.times = method.first + method.count * max(0, -(-(count - method.first) // method.count))
-        self._windows = list(self.windows())
-        self.portions = len(self._windows)
+        windows = method.first + method.count * max(0, -(-(len(rows.values) - method.first) // method.count))
+        # Beyond the last time nothing is observed, and nothing is told.
+        self.windows = list(self.runner.windows(windows))
+        longest = 1 if not self.compiled else int(np.clip(BLOCK_BYTES // max(1, self._bytes(members)), 1, LONGEST))
+        self.blocks = list(_blocks(self.windows, longest))
+        self.portions = len(self.blocks)
 
-    def windows(self) -> Iterator[tuple[int, int, int]]:
-        """Yield for each call the window of analysis times [start, stop) and how many of them are new."""
-        return self.runner.windows(self.times)
+    def _bytes(self, members: bool) -> int:
+        """Return the size of what one call takes and gives."""
+        several = 4 + len(self.ensemble) * (members or not self.method.ensemble)
+        window = self.method.lag + self.method.count
+        forcing = 0 if self.held is None else self.held(0).nbytes
+        return 8 * self.method.count * several * self.vector.size + window * (self.rows.width_bytes + forcing)
 
     def propagate(self, x: Any, held: Any = None) -> Any:
         """Return ``[N, n]`` one analysis time later, in float64; *held* is the forcing of the steps between."""
         state = ops.cast(self.vector.fields(x), self.dtype)
-        for i in range(self.every):
-            now = None
-            if held is not None:
-                now = ops.cast(held[i], self.dtype)
+        if self.share is not None:
+            return ops.cast(self.vector.vector(self.share.steps(state, self.every, held)), "float64")
+
+        def forward(state: Any, now: Any) -> Any:
+            if now is not None:
+                now = ops.cast(now, self.dtype)
                 now = ops.broadcast_to(now, (state.shape[0], *now.shape[1:]))
-            state = evaluate(self.step, state, now)
+            return evaluate(self.step, state, now)
+
+        if self.compiled and self.every > UNROLLED:
+            xs = {"count": ops.zeros((self.every,)), "held": held}
+            state, _ = _backend.scan(lambda s, x: (forward(s, x["held"]), x["count"]), state, xs)
+        else:
+            for i in range(self.every):
+                state = forward(state, None if held is None else held[i])
         return ops.cast(self.vector.vector(state), "float64")
 
     def problem(self, inputs: Any = None) -> Problem:
         """Return the problem under the forcing of a call (:meth:`inputs`)."""
 
         def propagate(x: Any, k: int) -> Any:
-            return self.forward(x, None if inputs is None else inputs[k])
+            return self.propagate(x, None if inputs is None else inputs[k])
 
         return replace(self._problem, propagate=propagate)
 
@@ -121,37 +143,85 @@ class Course:
 
     def start(self) -> State:
         """Return the state of the method before the first call."""
-        start, stop, _ = self._windows[0]
+        start, stop, _ = self.windows[0]
         return self.runner.start(self.ensemble, self.inputs(start, stop))
 
     def draws(self, number: int) -> dict[str, np.ndarray]:
         """Return the random numbers of a call."""
         members, size = self.ensemble.shape
-        return self.runner.draws(number, members, size, self.rows.values.shape[1], self._windows[number][2])
+        noise = 0 if self._problem.model_error is None else self._problem.model_error.rank
+        width = self.rows.values.shape[1]
+        return self.runner.draws(number, members, size, width, self.windows[number][2], noise)
 
     def advance(self, number: int, state: State) -> tuple[State, Columns]:
-        """Return the state after one more call, and what is told of its analysis times."""
-        start, stop, count = self._windows[number]
-        arguments = (state, self.seen(start, stop), self.draws(number), self.inputs(start, stop))
+        """Return the state after one more block of calls, and what is told of their analysis times."""
+        calls = self.blocks[number]
+        seen = [self.seen(start, stop) for _, start, stop, _ in calls]
+        draws = [self.draws(call) for call, *_ in calls]
+        inputs: Any = [self.inputs(start, stop) for _, start, stop, _ in calls]
+        told: Any
         if self.compiled:
-            state, told = self.runner.call(*arguments)
+            several = Seen(*[None if a[0] is None else np.stack(a) for a in zip(*seen, strict=True)])
+            drawn = {name: np.stack([d[name] for d in draws]) for name in draws[0]}
+            try:
+                after, told = self.runner.calls(state, several, drawn, None if self.held is None else np.stack(inputs))
+            except Exception:
+                # Eigenvalues and Cholesky factors of NaN fail before the output can be looked at.
+                self._require_finite(state, calls)
+                raise
+            state = after
         else:
             with _backend.float64():
-                state, told = self.runner.method(self.problem(arguments[-1]), *_tensors(arguments[:-1]))
-        columns = {name: ops.convert_to_numpy(value) for name, value in told.items()}
+                state, told = self.runner.method(
+                    self.problem(inputs[0]),
+                    state,
+                    Seen(*[None if a is None else ops.convert_to_tensor(a) for a in seen[0]]),
+                    {name: ops.convert_to_tensor(a) for name, a in draws[0].items()},
+                )
+                told = {name: value[None] for name, value in told.items()}
+        columns = {name: np.concatenate(ops.convert_to_numpy(value)) for name, value in told.items()}
+        first = calls[0][2] - calls[0][3]
+        inside = min(calls[-1][2], len(self.rows.values)) - first
         forecast = columns["forecast_mean" if "forecast_mean" in columns else "forecast"]
-        inside = min(count, len(self.rows.values) - (stop - count))
         bad = ~np.isfinite(forecast[:inside].reshape(inside, -1)).all(axis=1)
         if bad.any():
-            when = self.labels.times[stop - count + int(bad.argmax())]
-            what = f"the forecast is not finite at the analysis of {when}"
-            refuse(what, "finite values", "NaN or inf", "look at a free run, or at the inflation")
+            self._refuse(first + int(bad.argmax()))
         return state, {name: value[:inside] for name, value in columns.items()}
+
+    def _require_finite(self, state: State, calls: list[tuple[int, int, int, int]]) -> None:
+        """Refuse the first forecast that is not finite, by going through a block call by call."""
+        for number, start, stop, count in calls:
+            inputs = self.inputs(start, stop)
+            x = ops.convert_to_numpy(self.propagate(state["ensemble"], None if inputs is None else inputs[0]))
+            if not np.isfinite(x).all():
+                self._refuse(stop - count)
+            state, _ = self.runner.call(state, self.seen(start, stop), self.draws(number), inputs)
+
+    def _refuse(self, time: int) -> NoReturn:
+        what = f"the forecast is not finite at the analysis of {self.labels.times[time]}"
+        refuse(what, "finite values", "NaN or inf", "look at a free run, or at the inflation")
+
+    def tail(self, state: State) -> Columns:
+        """Return what is told after the last call: the last times of a smoother, as smoothed as they get."""
+        if not self.labels.late or "past" not in state:
+            return {}
+        return {"smoothed_mean": ops.convert_to_numpy(state["past"]).mean(axis=1)}
+
+    def identity(self) -> dict[str, str]:
+        """Return digests of what the run follows from, but for the cycle itself."""
+        parts = {
+            "initial": [self.ensemble, self.vector],
+            "observations": self.rows,
+            "options": [self.every, self.dtype, self.seed, self.members, len(self.rows.values), self.labels.times],
+        }
+        last = len(self.rows.values) - 1
+        parts["forcing"] = [self.held(t) for t in sorted({0, last // 2, last})] if self.held is not None else None
+        return {name: digest(part) for name, part in parts.items()}
 
     def label(self, columns: Columns) -> dict[str, Any]:
         """Return variables of the output."""
         labels, out = self.labels, {}
-        one = labels.members is None
+        one = not self.method.ensemble and labels.members is None
 
         def fields(key: str, channel: int) -> np.ndarray:
             values = columns[key][:, 0] if one and columns[key].ndim == 3 else columns[key]
@@ -171,6 +241,8 @@ class Course:
             for suffix, (key, make, text) in parts.items():
                 if key in columns:
                     out[name + suffix] = make(fields(key, c), c, text)
+        if "chi2" not in columns:
+            return out
         told = {k: v[:, 0] if one and v.ndim == (3 if k in PER_OBSERVATION else 2) else v for k, v in columns.items()}
         return out | labels.statistics(told)
 
@@ -200,9 +272,9 @@ class _Told(Method):
         return self.method.first
 
     def draws(
-        self, rng: np.random.Generator, members: int, size: int, observed: int, count: int
+        self, rng: np.random.Generator, members: int, size: int, observed: int, count: int, noise: int = 0
     ) -> dict[str, np.ndarray]:
-        return self.method.draws(rng, members, size, observed, count)
+        return self.method.draws(rng, members, size, observed, count, noise)
 
     def start(self, problem: Problem, ensemble: Any) -> State:
         return self.method.start(problem, ensemble)
@@ -225,7 +297,11 @@ class _Told(Method):
             if output.smoothed is not None:
                 out["smoothed_mean"] = ops.mean(output.smoothed, axis=1)
             return {**out, "analysis": output.analysis} if self.members else out
-        known = {"spread": output.std, "forecast_spread": output.forecast_std, "smoothed": output.smoothed}
+        known: dict[str, Any] = {
+            "spread": output.std,
+            "forecast_spread": output.forecast_std,
+            "smoothed": output.smoothed,
+        }
         out |= {"analysis": output.analysis, "forecast": output.forecast}
         return out | {name: value for name, value in known.items() if value is not None}
 
@@ -234,13 +310,3 @@ def spread(ensemble: Any) -> Any:
     """Return the standard deviation of the members, ``[count, n]`` from ``[count, N, n]``; of one member NaN."""
     members = ensemble.shape[1]
     return ops.std(ensemble, axis=1) * (np.sqrt(members / (members - 1)) if members > 1 else np.nan)
-
-
-def _tensors(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {k: _tensors(v) for k, v in tree.items()}
-    if isinstance(tree, Seen):
-        return Seen(*map(_tensors, tree))
-    if isinstance(tree, tuple):
-        return tuple(map(_tensors, tree))
-    return None if tree is None else ops.convert_to_tensor(tree)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
-from math import gcd
 from typing import Any
 
-import numpy as np
 import xarray as xr
-from keras import ops
 
-from physml import _backend, grid
-from physml.assimilation.background import Background, Dense
+from physml import _backend
 from physml.assimilation.course import Course
-from physml.assimilation.labelling import Columns, Labels, finish
-from physml.assimilation.layered import LayeredRun, prepare_rows, require_inside
-from physml.assimilation.method import Method, Problem
+from physml.assimilation.identity import digest
+from physml.assimilation.labelling import finish
+from physml.assimilation.method import Method
 from physml.assimilation.observations import PointObservations
+from physml.assimilation.preparing import called, course_of, layered_of, native
 from physml.assimilation.rows import Observations
-from physml.assimilation.steps import forcing_at, pack, state_fields, valid_times
-from physml.assimilation.times import refuse, seconds
-from physml.assimilation.vector import state_vector
+from physml.assimilation.storing import check_target, write
+from physml.assimilation.times import refuse
+from physml.assimilation.workers import OverDask
 
 
 class Cycle:
@@ -91,7 +89,7 @@ class Cycle:
         if gross_error is not None and not gross_error > 0:
             refuse("Cycle: gross_error is not positive", "> 0 standard deviations", gross_error, "pass gross_error=4")
         if model_error is not None and not isinstance(analysis, Method):
-            refuse("Cycle: no method takes the model error", "a Method", _name(analysis), "drop model_error=")
+            refuse("Cycle: no method takes the model error", "a Method", called(analysis), "drop model_error=")
 
     def run(
         self,
@@ -107,6 +105,12 @@ class Cycle:
         dtype: str | None = None,
         seed: int = 0,
         members: bool = False,
+        to: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        chunk: int | None = None,
+        members_by: str = "batch",
+        workers: Any = None,
     ) -> xr.Dataset:
         """Return the run from *initial*, labelled with valid times.
 
@@ -139,6 +143,21 @@ class Cycle:
             Of the random numbers of a method.
         members
             Whether the members of the analysis are kept, ``<name>_members``.
+        to
+            ``*.zarr``: the run is written there chunk by chunk, in the memory of a chunk, and returned lazily. None: it is
+            returned in memory.
+        resume
+            Go on where an earlier call with the same arguments was stopped, with the same numbers bit for bit; begin where
+            there is nothing to go on with.
+        overwrite
+            Replace what is at *to*, and throw away what an earlier call left unless *resume*.
+        chunk
+            Number of analysis times in a chunk; by default a tenth of the run, but at most 32 MB.
+        members_by
+            ``"batch"``: all members in one batch, compiled. ``"dask"``: in parallel by dask, for steps too heavy for one
+            batch; not with methods that need a tangent linear or an adjoint.
+        workers
+            A ``distributed.Client`` for ``members_by="dask"``; None: threads.
 
         Returns
         -------
@@ -156,27 +175,24 @@ class Cycle:
         ValueError
             Where the state is missing on wet cells, units or grids differ, or observations lie outside the run.
         """
-        course = (steps, every, time_step)
-        if isinstance(self.analysis, Method):
-            with _backend.float64():
+        if members_by not in ("batch", "dask"):
+            refuse("Cycle: members_by is unknown", "'batch' or 'dask'", repr(members_by), "choose one")
+        target = None if to is None else check_target(to, resume=resume, overwrite=overwrite)
+        method = isinstance(self.analysis, Method)
+        dtype = dtype or (native(self.step) if method else "float32")
+        share = OverDask(self.step, workers, dtype) if members_by == "dask" else None
+        options = {"steps": steps, "every": every, "time_step": time_step, "tolerance": tolerance, "outside": outside}
+        with _backend.float64() if method or dtype == "float64" else contextlib.nullcontext():
+            if method:
                 run: Any = self.course(
-                    initial,
-                    observations,
-                    forcing,
-                    steps=steps,
-                    every=every,
-                    time_step=time_step,
-                    tolerance=tolerance,
-                    outside=outside,
-                    dtype=dtype,
-                    seed=seed,
-                    members=members,
+                    initial, observations, forcing, **options, dtype=dtype, seed=seed, members=members, share=share
                 )
-                return finish(run, collect(run))
-        dtype = dtype or "float32"
-        with _backend.float64() if dtype == "float64" else contextlib.nullcontext():
-            run = self._layered(initial, observations, forcing, course, tolerance, outside, dtype)
-            return finish(run, collect(run))
+            else:
+                run = layered_of(self, initial, observations, forcing, **options, dtype=dtype, step=share or self.step)
+            if target is None:
+                return finish(run)
+            key = run.identity() | {"cycle": digest([self.step, self.analysis, self.after, self.gross_error])}
+            return write(run, target, key, resume=resume, overwrite=overwrite, chunk=chunk)
 
     def course(
         self,
@@ -192,226 +208,25 @@ class Cycle:
         dtype: str | None = None,
         seed: int = 0,
         members: bool = False,
-        forward: Callable[[Any, Any], Any] | None = None,
+        share: OverDask | None = None,
     ) -> Course:
-        """Return a run by a method, prepared and not yet run; arguments as for :meth:`run`."""
-        method = self.analysis
-        if observations is None:
-            received = "one without the other"
-            refuse("Cycle: analysis and observations belong together", "both, or neither", received, "pass both")
-        if not isinstance(observations, Observations):
-            received = type(observations).__name__
-            refuse("Cycle: no observations", "PointObservations, GridObservations, ...", received, "JointObservations")
-        fields, space, member = self._fields(initial, method)
-        wet = self._mask(initial, fields[0], space)
-        steps, every = self._course(initial, observations, (steps, every, time_step))
-        times, time = valid_times(initial, self.step, steps, time_step, like=observations.when())
-        vector = state_vector(fields, space, wet, self.periodic)
-        ensemble = vector.vector(pack(fields, (*member, *space), wet, "the initial state"))
-        ensemble = ensemble if member else ensemble[None]
-        when = observations.when()
-        if when is not None:
-            require_inside(when, np.ones(len(when), bool), times, tolerance)
-        at = np.arange(every, steps + 1, every)
-        rows = observations.rows(vector, times[at], tolerance=tolerance, outside=outside)
-        counts = {"observations_dropped_space": rows.dropped, "observations_unused": rows.unused}
-        own = dict.fromkeys(zip(rows.variables, rows.units, strict=True))
-        slots: dict[str, Any] = {}
-        if len(own) > 1:
-            slots["observed"] = ("obs", list(rows.variables), {"long_name": "observed variable"})
-        labels = Labels(
-            time,
-            times[at],
-            space,
-            member[0] if member and not method.ensemble else None,
-            fields,
-            wet,
-            {**initial.attrs, **counts},
-            self._action(steps),
-            slots,
-            units=next(iter(own))[1] if len({u for _, u in own}) == 1 else None,
-            late=method.lag,
+        """Return a run by a method, prepared and not yet run; arguments as for :meth:`run`.
+
+        Learning goes through it call by call: it holds the state vector, the problem, and the observations, forcing and
+        random numbers of each call.
+        """
+        return course_of(
+            self,
+            initial,
+            observations,
+            forcing,
+            steps=steps,
+            every=every,
+            time_step=time_step,
+            tolerance=tolerance,
+            outside=outside,
+            dtype=dtype or native(self.step),
+            seed=seed,
+            members=members,
+            share=share,
         )
-        held = self._held(forcing, initial, fields, (member, space, wet), times, time)
-
-        def between(number: int) -> np.ndarray:
-            """Return the forcing of the steps before an analysis."""
-            assert held is not None
-            return np.stack([held(number * every + i) for i in range(every)])
-
-        native = getattr(self.step, "compute_dtype", None) or "float64"
-        problem = Problem(
-            size=vector.size,
-            propagate=lambda x, k: x,
-            geometry=vector.geometry,
-            model_error=None if self.model_error is None else _bound(self.model_error),
-            gross_error=self.gross_error,
-        )
-        return Course(
-            self.step,
-            method,
-            self.after,
-            vector,
-            ensemble,
-            rows,
-            every,
-            None if held is None else between,
-            dtype or ("float64" if native == "float64" else "float32"),
-            problem,
-            seed,
-            members,
-            self.fused,
-            labels,
-            forward,
-        )
-
-    def _fields(self, initial: xr.Dataset, method: Method) -> tuple[list[xr.DataArray], tuple[str, ...], Any]:
-        space = self.space
-        if space is None:
-            first = grid.variable(initial, self.state_names[0], "state variable")
-            fields = [first, *[grid.variable(initial, n, "state variable") for n in self.state_names[1:]]]
-            gone = {"member", "time"}
-            space = [d for d in dict.fromkeys(str(d) for f in fields for d in f.dims) if d not in gone]
-            with contextlib.suppress(ValueError):
-                flat = [str(c.dims[0]) for c in grid.latitude_longitude(first) if c.ndim == 1]
-                space = [*[d for d in space if d not in flat], *[d for d in flat if d in space]]
-        fields, dims, member = state_fields(initial, self.state_names, space)
-        if method.ensemble and not member:
-            what = f"{_name(method)}: the initial state has no members"
-            refuse(
-                what, "a dimension 'member'", dict(fields[0].sizes), "xr.concat([...], 'member') of perturbed states"
-            )
-        return fields, dims, member
-
-    def _course(self, initial: xr.Dataset, observations: Observations, course: Any) -> tuple[int, int]:
-        """Return the number of steps and of those between analyses, from the times of the observations where not given."""
-        steps, every, time_step = course
-        if steps is None or every is None:
-            given = observations.when()
-            if given is None or not len(given):
-                every = every or 1
-                if steps is None:
-                    refuse("Cycle: the observations have no times", "steps, or times", None, "pass steps=")
-            else:
-                pair, _ = valid_times(initial, self.step, 1, time_step, like=given)
-                start, end = seconds(pair)
-                n = np.rint((seconds(given, like=pair) - start) / (end - start)).astype("int64")
-                every = every or max(1, gcd(*map(int, np.unique(n[n > 0]))))
-                steps = max(every, int(n.max())) if steps is None else steps
-        if not 1 <= every <= steps:
-            refuse("Cycle: steps and every do not fit", "1 <= every <= steps", f"{every}, {steps}", "pass every=1")
-        return steps, every
-
-    def _layered(
-        self,
-        initial: xr.Dataset,
-        observations: Any,
-        forcing: Any,
-        course: Any,
-        tolerance: Any,
-        outside: str,
-        dtype: str,
-    ) -> LayeredRun:
-        fields, space, batch = state_fields(initial, self.state_names, self.space)
-        given, steps, every = None, course[0], course[1] or 1
-        if (self.analysis is None) != (observations is None):
-            received = "one without the other"
-            refuse("Cycle: analysis and observations belong together", "both, or neither", received, "pass both")
-        if steps is None:
-            if not isinstance(observations, Observations):
-                refuse("Cycle: the number of steps is not known", "steps", None, "pass steps=")
-            steps, every = self._course(initial, observations, (steps, every, course[2]))
-        if not 1 <= every <= steps:
-            refuse("Cycle: steps and every do not fit", "1 <= every <= steps", f"{every}, {steps}", "pass every=1")
-        wet = self._mask(initial, fields[0], space)
-        times, time = valid_times(initial, self.step, steps, course[2])
-        packed = pack(fields, (*batch, *space), wet, "the initial state")
-        x = ops.convert_to_tensor((packed if batch else packed[None]).astype(dtype))
-        k, counts = self._observed(observations), dict[str, int]()
-        if observations is not None:
-            rows = np.arange(every, steps + 1, every)
-            given, counts = prepare_rows(
-                self.analysis, observations, fields[k], times, rows, tolerance, outside, x.shape[0]
-            )
-        labels = Labels(
-            time,
-            times[1:],
-            space,
-            batch[0] if batch else None,
-            fields,
-            wet,
-            {**initial.attrs, **counts},
-            self._action(steps),
-            {},
-            fields[k].attrs.get("units"),
-        )
-        held = self._held(forcing, initial, fields, (batch, space, wet), times, time)
-
-        def forced(n: int) -> Any:
-            return None if held is None else ops.convert_to_tensor(held(n).astype(dtype))
-
-        return LayeredRun(
-            self.step, self.analysis, self.after, x, forced, given, k, every, steps, self.gross_error, labels
-        )
-
-    def _held(
-        self, forcing: Any, initial: xr.Dataset, fields: Any, layout: Any, times: np.ndarray, time: str
-    ) -> Callable[[int], np.ndarray] | None:
-        """Return the forcing ``[batch, *space, channel]`` of the step that begins at a number of steps; None: there is none."""
-        batch, space, wet = layout
-        if self.forcing_names and (forcing is None or isinstance(forcing, xr.Dataset)):
-            # Members that fields lack are those of the initial state.
-            like = fields[0].reset_coords(drop=True)
-
-            def labelled(n: int) -> np.ndarray:
-                parts = forcing_at(forcing, initial, self.forcing_names, time, times[n])
-                packed = pack([f.broadcast_like(like) for f in parts], (*batch, *space), wet, "the forcing")
-                return packed if batch else packed[None]
-
-            return labelled
-        return None if forcing is None else lambda n: np.asarray(forcing[:, n])
-
-    def _mask(self, initial: xr.Dataset, field: xr.DataArray, space: tuple[str, ...]) -> np.ndarray:
-        shape = tuple(field.sizes[d] for d in space)
-        mask = self.mask if self.mask is not None else getattr(self.analysis, "mask", None)
-        mask = grid.variable(initial, mask, "mask") if isinstance(mask, str) else mask
-        mask = mask.transpose(*space).values if isinstance(mask, xr.DataArray) else mask
-        wet = np.ones(shape, bool) if mask is None else np.asarray(mask).astype(bool)
-        if wet.shape != shape:
-            refuse("the mask does not fit the state", shape, wet.shape, "give it the dimensions of the state in space")
-        for c, own in zip(space, ("latitude", "longitude"), strict=False):
-            theirs = getattr(self.analysis, own, None)
-            if theirs is not None and not np.allclose(theirs, field[c], rtol=0, atol=1e-4):
-                what = f"the {own} of the analysis and of the state differ"
-                refuse(what, theirs[:3], field[c].values[:3], "use one grid")
-        return wet
-
-    def _observed(self, observations: Any) -> int:
-        """Return the channel of the variable that a layer observes."""
-        first = observations if isinstance(observations, Observations | None) else observations[0]
-        name = self.variable or (
-            self.state_names[0] if len(self.state_names) == 1 else getattr(first, "variable", None)
-        )
-        if self.analysis is not None and name not in self.state_names:
-            refuse("the observed variable is not known", self.state_names, name, "pass variable= to the cycle")
-        return self.state_names.index(name) if name in self.state_names else 0
-
-    def _action(self, steps: int) -> str:
-        return f"{steps} steps of {_name(self.step)} with {_name(self.analysis)}"
-
-
-def collect(run: Any) -> Columns:
-    """Return all that a run tells."""
-    state, told = run.start(), []
-    for number in range(run.portions):
-        state, columns = run.advance(number, state)
-        told.append(columns)
-    return {name: np.concatenate([t[name] for t in told]) for name in told[0]}
-
-
-def _bound(error: Any) -> Background:
-    return error if isinstance(error, Background) else Dense(error)
-
-
-def _name(thing: Any) -> str:
-    return "no analysis" if thing is None else getattr(thing, "name", None) or type(thing).__name__

@@ -23,7 +23,7 @@ from keras import ops
 
 from physml import _backend
 from physml.assimilation._members import expected_std
-from physml.assimilation.background import Background, Dense
+from physml.assimilation.background import Background, bind
 from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.observations import refuse
 
@@ -83,14 +83,14 @@ def tangent(function: Any, x: Any, directions: Any) -> tuple[Any, Any]:
 
 
 def covariance(error: Any, problem: Problem, what: str) -> Background:
-    """Return a covariance of the state vector, given as a matrix or a :class:`Background`.
+    """Return the covariance of the state vector that an *error* means (:func:`physml.assimilation.bind`).
 
     Raises
     ------
     ValueError
         Where it is of another size.
     """
-    b = error if isinstance(error, Background) else Dense(error)
+    b = bind(error, problem.size, geometry=problem.geometry)
     if b.size != problem.size:
         refuse(
             f"{what} does not fit the state", f"{problem.size} elements", b.size, "pass the covariance of this state"
@@ -105,7 +105,7 @@ class OptimalInterpolation(Method):
     Parameters
     ----------
     background_error
-        B, a :class:`Background` or a matrix ``[n, n]``.
+        B: a covariance, a matrix ``[n, n]`` or a standard deviation, anything that :func:`bind` takes.
     mean
         What the analysis starts from, such as the climatology ``[n]`` whose covariance B is. None: the forecast.
 
@@ -151,7 +151,7 @@ class Kalman(Method):
     Parameters
     ----------
     initial_error
-        Covariance of the error of the initial state, a :class:`Background` or a matrix ``[n, n]``.
+        Covariance of the error of the initial state: anything that :func:`bind` takes.
 
     Examples
     --------

@@ -11,9 +11,6 @@ import xarray as xr
 
 from physml.provenance import stamp
 
-SMOOTHED = "_smoothed"
-"""Ending of the names of smoothed fields."""
-
 Columns = dict[str, np.ndarray]
 """What a run tells, each with a leading axis of time."""
 
@@ -80,6 +77,10 @@ class Labels:
             out["rejected"] = self.by_time(columns["rejected"], "number of observations set aside as gross errors")
         return out
 
+    def late_by(self, name: str) -> int:
+        """Return how many analysis times later than its own a variable is told."""
+        return self.late if name in [f"{f.name}_smoothed" for f in self.fields] else 0
+
     def coords(self) -> dict[str, Any]:
         """Return the coordinates of the output."""
         own = {*self.space, *([self.members] if self.members else [])}
@@ -93,20 +94,28 @@ class Labels:
         return (self.time, *([self.members or "member"] if several else []), *rest)
 
 
-def finish(run: Any, columns: Columns) -> xr.Dataset:
-    """Return all that a run told as a labelled Dataset."""
+def finish(run: Any) -> xr.Dataset:
+    """Go through a run and return all that it tells as a labelled Dataset in memory."""
     labels: Labels = run.labels
-    variables = {name: in_time(v, labels.late, name) for name, v in run.label(columns).items()}
+    state, told = run.start(), []
+    for number in range(run.portions):
+        state, columns = run.advance(number, state)
+        told.append(columns)
+    whole = {name: np.concatenate([t[name] for t in told]) for name in told[0]}
+    for name, values in run.tail(state).items():
+        whole[name] = np.concatenate([whole[name], values])
     attrs = dict(labels.attrs)
-    if "rejected" in columns:
-        attrs["observations_rejected"] = int(columns["rejected"].sum())
+    if "rejected" in whole:
+        attrs["observations_rejected"] = int(whole["rejected"].sum())
+    size = len(labels.times)
+    variables = {name: _in_time(v, labels.late_by(name), size) for name, v in run.label(whole).items()}
     return stamp(xr.Dataset(variables, attrs=attrs).assign_coords(labels.coords()), labels.action)
 
 
-def in_time(variable: xr.Variable, late: int, name: str) -> xr.Variable:
-    """Return smoothed fields at the times they speak of, NaN at the last ones; others as they are."""
-    if not (late and name.endswith(SMOOTHED)):
+def _in_time(variable: xr.Variable, late: int, size: int) -> xr.Variable:
+    """Return fields at the times they speak of: those that came late shifted back, the last ones NaN where not told."""
+    if not late:
         return variable
-    values = np.full_like(variable.values, np.nan)
-    values[:-late] = variable.values[late:]
-    return variable._replace(data=values)
+    values = variable.values[late : late + size]
+    gap = np.full((size - len(values), *values.shape[1:]), np.nan)
+    return variable._replace(data=np.concatenate([values, gap]))

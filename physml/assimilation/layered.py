@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from physml.assimilation.identity import digest
 from physml.assimilation.labelling import Columns, Labels
 from physml.assimilation.observations import PointObservations
 from physml.assimilation.steps import evaluate
@@ -99,6 +100,21 @@ class LayeredRun:
         shapes |= {} if self.gross_error is None else {"rejected": (members,)}
         zero = ("used", "rejected")
         return {k: np.full(s, 0.0 if k in zero else np.nan, forecast.dtype) for k, s in shapes.items()}
+
+    def identity(self) -> dict[str, str]:
+        """Return digests of what the run follows from, but for the cycle itself."""
+        last = self.portions - 1
+        parts = {
+            "initial": [ops.convert_to_numpy(self.initial), self.labels.wet],
+            "observations": self.given,
+            "options": [self.every, self.portions, self.labels.times],
+            "forcing": [self.held(n) for n in sorted({0, last // 2, last})],
+        }
+        return {name: digest(part) for name, part in parts.items()}
+
+    def tail(self, state: dict[str, Any]) -> Columns:
+        """Return nothing: all has been told."""
+        return {}
 
     def label(self, columns: Columns) -> dict[str, Any]:
         """Return variables of the output."""

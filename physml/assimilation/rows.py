@@ -40,6 +40,12 @@ class Rows:
     unused: int = 0
     """Number of observations at no analysis time."""
 
+    @property
+    def width_bytes(self) -> int:
+        """Size of the rows of one time [bytes]."""
+        arrays = (self.values, self.error_std, self.index, self.weights, self.positions)
+        return sum(a[:1].nbytes for a in arrays if a is not None)
+
     def seen(self, first: int, last: int) -> Seen:
         """Return the rows from *first* to *last*, exclusive; beyond both ends of the run nothing is observed."""
         from physml.assimilation.method import Seen

@@ -30,7 +30,7 @@ from keras import ops
 from physml import _backend, _progress
 from physml.assimilation._resume import Checkpoint, assign, values
 from physml.assimilation.course import Course
-from physml.assimilation.covariance import innovation_likelihood
+from physml.assimilation.likelihood import innovation_likelihood
 from physml.assimilation.cycle import Cycle
 from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.noise import Scaled

@@ -16,6 +16,7 @@ from physml.assimilation.times import refuse
 from physml.provenance import same_units
 
 if TYPE_CHECKING:  # labelled observations load no Keras
+    from physml.assimilation.background import Background
     from physml.assimilation.method import Geometry
 
 
@@ -118,6 +119,16 @@ class StateVector:
             refuse("the positions of observations do not fit the state", wanted, tuple(given), "name each coordinate")
         parts = [np.broadcast_to(np.asarray(given[k], "float64"), shape) for k in wanted]
         return self.on_sphere(*parts) if self.horizontal else np.stack(parts, axis=-1)
+
+    def bind(self, error: Any) -> Background:
+        """Return a covariance on the state vector."""
+        from physml.assimilation.background import bind
+
+        where: dict[str, Any] = {"shape": self.wet.shape, "geometry": self.geometry}
+        if len(self.space) == 2 and self.horizontal and all(len(dims) == 1 for dims, _ in self.horizontal):
+            axes = dict(zip(("latitude", "longitude"), (values for _, values in self.horizontal), strict=True))
+            where = {**axes, "periodic": self.periodic}
+        return bind(error, mask=self.wet, channels=self.names, **where)
 
     @cached_property
     def geometry(self) -> Geometry:

@@ -75,7 +75,7 @@ def test_the_analysis_is_the_posterior_of_a_gaussian_process(rng):
     from sklearn.gaussian_process.kernels import ConstantKernel
     from sklearn.gaussian_process.kernels import Matern as Reference
 
-    from physml.assimilation.covariance import EARTH_RADIUS
+    from physml.grid import EARTH_RADIUS
 
     latitude, longitude = np.linspace(-20, 20, 9), np.linspace(0, 355, 72)
     layer = BLUE(Matern(1.3, 900e3), 0.2, latitude=latitude, longitude=longitude, periodic=True, dtype="float64")

@@ -9,6 +9,8 @@ import xarray as xr
 
 from physml import cli, load
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):

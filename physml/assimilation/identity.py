@@ -1,0 +1,81 @@
+"""What a run follows from, as digests: a run is resumed with what it was begun with, or not at all."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+
+def digest(thing: Any) -> str:
+    """Return a digest of arrays, numbers, dataclasses, layers with their weights, and functions with what they enclose.
+
+    Of a function its code and what it encloses are told, not what it calls.
+    """
+    found = hashlib.sha256()
+    _add(found, thing, 0)
+    return found.hexdigest()
+
+
+def _add(found: Any, thing: Any, depth: int) -> None:
+    # What refers to itself is told down to here.
+    if depth > 12:
+        return
+    parts: list[Any] = []
+    if isinstance(thing, xr.DataArray | xr.Dataset):
+        thing = thing.to_dict()
+    if thing is None or isinstance(thing, str | int | float | bool | slice | type):
+        found.update(repr(thing).encode())
+    elif isinstance(thing, np.ndarray | np.generic):
+        a = np.asarray(thing)
+        found.update(f"{a.dtype}{a.shape}".encode())
+        found.update(np.ascontiguousarray(a).tobytes() if a.dtype != object else repr(a.tolist()).encode())
+    elif isinstance(thing, Mapping):
+        parts = [p for key in sorted(thing, key=str) for p in (str(key), thing[key])]
+    elif isinstance(thing, list | tuple | set | frozenset):
+        parts = list(thing)
+    elif is_dataclass(thing):
+        parts = [type(thing).__qualname__, {f.name: getattr(thing, f.name) for f in fields(thing)}]
+    elif isinstance(thing, functools.partial):
+        parts = [thing.func, thing.args, thing.keywords]
+    elif hasattr(thing, "__code__"):
+        cells = [c.cell_contents for c in thing.__closure__ or ()]
+        code = thing.__code__
+        names = [c for c in code.co_consts if isinstance(c, str | int | float)]
+        parts = [thing.__qualname__, hashlib.sha256(code.co_code).hexdigest(), names, cells, thing.__defaults__]
+    elif hasattr(thing, "get_weights"):
+        parts = [type(thing).__qualname__, thing.get_weights(), _attributes(thing)]
+    elif hasattr(thing, "__array__"):
+        parts = [np.asarray(thing)]
+    else:
+        parts = [type(thing).__qualname__, _attributes(thing)]
+    for part in parts:
+        _add(found, part, depth + 1)
+
+
+def _attributes(thing: Any) -> dict[str, Any]:
+    """Return what the user gave an object; what Keras counts from one process to the next is not among it."""
+    own = {k: v for k, v in getattr(thing, "__dict__", {}).items() if not k.startswith("_")}
+    plain = (bool, int, float, np.ndarray, np.generic, Mapping, tuple)
+    keep = {
+        k: v for k, v in own.items() if k not in COUNTED and (isinstance(v, plain) or callable(v) or is_dataclass(v))
+    }
+    return {k: v for k, v in keep.items() if not hasattr(v, "__self__")}
+
+
+COUNTED = (
+    "name",
+    "dtype_policy",
+    "supports_jit",
+    "built",
+    "autocast",
+    "input_spec",
+    "optimizer",
+    "loss",
+    "quantization_mode",
+)
