@@ -84,9 +84,7 @@ class Runner:
         self, call: int, members: int, size: int, observed: int, count: int, noise: int = 0
     ) -> dict[str, np.ndarray]:
         """Return the random numbers of call number *call*; *noise* is the rank of the model error, 0 without one."""
-        return self.method.draws(
-            np.random.default_rng((*np.atleast_1d(self.seed).tolist(), call)), members, size, observed, count, noise
-        )
+        return self.method.draws(np.random.default_rng((self.seed, call)), members, size, observed, count, noise)
 
     def call(self, state: State, seen: Seen, draws: dict[str, Any], inputs: Any = None) -> tuple[State, Any]:
         """Return the state at the last time of the call, and what the method tells, as tensors.
@@ -190,7 +188,7 @@ def drive(
     state, told = runner.start(ensemble), []
     members, size = np.shape(ensemble)
     noise = 0 if problem.model_error is None else problem.model_error.rank
-    for calls in in_blocks(list(runner.windows(len(values)))):
+    for calls in _blocks(list(runner.windows(len(values)))):
         windows, drawn = [], []
         for number, start, stop, count in calls:
             windows.append([None if a is None else a[start:stop] for a in whole])
@@ -201,7 +199,7 @@ def drive(
     return {name: np.concatenate([out[name] for out in told]) for name in keep}
 
 
-def in_blocks(windows: list[tuple[int, int, int]], longest: int = 40) -> Iterator[list[tuple[int, int, int, int]]]:
+def _blocks(windows: list[tuple[int, int, int]], longest: int = 40) -> Iterator[list[tuple[int, int, int, int]]]:
     """Yield calls, with their numbers, in blocks of one shape: few lengths, so that little is compiled."""
     calls = [(number, *window) for number, window in enumerate(windows)]
     for _, same in itertools.groupby(calls, lambda call: (call[2] - call[1], call[3])):

@@ -11,7 +11,7 @@ import numpy as np
 from physml.assimilation.course import Course
 from physml.assimilation.method import Output, Problem, State
 from physml.assimilation.noise import Scaled
-from physml.assimilation.runner import Runner, in_blocks
+from physml.assimilation.runner import Runner, _blocks
 from physml.assimilation.times import refuse
 
 LARGEST = 20_000_000
@@ -75,13 +75,13 @@ class Sweep:
         """
         course = self.course
         count = len(course.rows.values) if times is None else min(times, len(course.rows.values))
-        windows = [w for w in course.windows() if w[1] - w[2] < count]
+        windows = [w for w in course.windows if w[1] - w[2] < count]
         members, size = course.ensemble.shape
-        self.runner.seed = seed
+        self.runner.seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         start, stop, _ = windows[0]
         state = self.runner.start(course.ensemble, course.inputs(start, stop))
         parts: list[dict[str, np.ndarray]] = []
-        for calls in in_blocks(windows, max(1, min(40, LARGEST // (members * size)))):
+        for calls in _blocks(windows, max(1, min(40, LARGEST // (members * size)))):
             seen = [course.seen(start, stop) for _, start, stop, _ in calls]
             drawn = [
                 self.runner.draws(number, members, size, course.rows.values.shape[1], new, self.noise.rank)

@@ -29,6 +29,7 @@ from keras import ops
 
 from physml import _backend, _progress
 from physml.assimilation._resume import Checkpoint, assign, values
+from physml.assimilation.background import bind
 from physml.assimilation.course import Course
 from physml.assimilation.likelihood import innovation_likelihood
 from physml.assimilation.cycle import Cycle
@@ -86,7 +87,7 @@ def train_through(
     parameters
         First values of positive parameters to be learned, through their logarithms: any number of the method by its name
         (``"inflation"``), ``"model_error"`` the standard deviation of a white model error (or a factor on that of the cycle),
-        ``"background"`` a factor on the standard deviation of the method's B.
+        ``"background_error"`` a factor on the standard deviation of the method's B.
     truth
         The true state at the analysis times; compared, and needed for ``loss="truth"``.
     loss
@@ -136,7 +137,7 @@ def train_through(
         return Trained(found, replace(course.method, **own), table)
 
 
-SPECIAL = ("background",)
+SPECIAL = ("background_error",)
 
 
 class Through:
@@ -186,16 +187,23 @@ class Through:
             there = [truth[n].sel({labels.time: labels.times}, method="nearest") for n in vector.names]
             stacked = np.stack([t.transpose(..., *vector.space).values for t in there], axis=-1)
             self.truth = vector.vector(stacked.astype("float64"))
-        self.windows = list(course.windows())
+        self.windows = course.windows
+        self.background: Scaled | None = None
+        if "background_error" in self.logs:
+            size, given = course.vector.size, getattr(course.method, "background_error", None)
+            if given is None:
+                what = f"{type(course.method).__name__} has no background error"
+                refuse(what, "a method with background_error", None, "drop the parameter")
+            b = bind(given, size, geometry=course.vector.geometry)
+            self.background = Scaled(size, 1.0, b, self.logs["background_error"])
         others = [v for v in getattr(course.step, "variables", None) or [] if not any(v is w for w in self.weights)]
         self.gradient = _backend.gradients(self.value, self.variables, others)
 
     def method(self) -> Method:
         """Return the method with the present parameters, as tensors."""
         own = {n: ops.exp(ops.convert_to_tensor(v)) for n, v in self.logs.items() if n not in (*SPECIAL, "model_error")}
-        if "background" in self.logs:
-            b = self.course.method.background
-            own["background"] = Scaled(self.course.vector.size, 1.0, b, self.logs["background"])
+        if self.background is not None:
+            own["background_error"] = self.background
         return replace(self.course.method, **own) if own else self.course.method
 
     def problem(self, inputs: Any, forward: Callable[[Any, Any], Any]) -> Problem:
@@ -214,7 +222,7 @@ class Through:
         """Return the loss of a span, and its last state with the mean analyses."""
         total, means, method = 0.0, [], self.method()
         # One function for all calls, or it would be compiled for each.
-        forward = _backend.fused(self.course.forward) if self.course.runner.fused else self.course.forward
+        forward = _backend.fused(self.course.propagate) if self.course.runner.fused else self.course.propagate
         for k in range(len(seen)):
             problem = self.problem(None if inputs is None else inputs[k], forward)
             state, output = method(problem, state, seen[k], draws[k])
