@@ -59,6 +59,7 @@ def train_through(
     passes: int = 1,
     learning_rate: float | Sequence[float] = 1e-3,
     parameters: Mapping[str, float] | None = None,
+    parameter_rate: float = 0.01,
     truth: xr.Dataset | None = None,
     loss: str = "innovation",
     forcing: xr.Dataset | None = None,
@@ -88,6 +89,8 @@ def train_through(
         First values of positive parameters to be learned, through their logarithms: any number of the method by its name
         (``"inflation"``), ``"model_error"`` the standard deviation of a white model error (or a factor on that of the cycle),
         ``"background_error"`` a factor on the standard deviation of the method's B.
+    parameter_rate
+        Learning rate of the logarithms of the parameters.
     truth
         The true state at the analysis times; compared, and needed for ``loss="truth"``.
     loss
@@ -120,7 +123,7 @@ def train_through(
     with _backend.float64():
         course = cycle.course(initial, observations, forcing, time_step=time_step, seed=seed)
         through = Through(course, span=span, parameters=parameters or {}, loss=loss, truth=truth)
-        trainer = _Trainer(through, optimizer, clip)
+        trainer = _Trainer(through, optimizer, clip, parameter_rate / rates[0])
         settings = {"span": span, "loss": loss, "seed": seed, "rates": rates, "times": len(course.rows.values)}
         checkpoint = Checkpoint(directory, settings, "through")
         log = trainer.resume(checkpoint)
@@ -279,10 +282,20 @@ def _likelihood(method: Method, problem: Problem, seen: Seen, output: Output) ->
 class _Trainer:
     """Passes over the spans."""
 
-    def __init__(self, through: Through, optimizer: Any, clip: float | None) -> None:
+    def __init__(self, through: Through, optimizer: Any, clip: float | None, ratio: float) -> None:
         self.through, self.clip = through, clip
-        self.optimizer = keras.optimizers.get(optimizer)
-        self.optimizer.build(through.variables)
+        first = keras.optimizers.get(optimizer)
+        # Weights and logarithms of parameters differ in scale: each group has a rate of its own.
+        groups = (through.weights, list(through.logs.values()))
+        both = (first, type(first).from_config(first.get_config()))
+        self.groups = [(o, g, r) for o, g, r in zip(both, groups, (1.0, ratio), strict=True) if g]
+        for optimizer, group, _ in self.groups:
+            optimizer.build(group)
+
+    @property
+    def moments(self) -> list[Any]:
+        """Variables of the optimizers."""
+        return [v for optimizer, _, _ in self.groups for v in optimizer.variables]
 
     def resume(self, checkpoint: Checkpoint) -> list[dict[str, float]]:
         """Return the log of what was done before, and take up its weights."""
@@ -290,14 +303,12 @@ class _Trainer:
         if kept is None:
             return []
         assign(self.through.variables, kept["weights"])
-        assign(list(self.optimizer.variables), kept["optimizer"])
+        assign(self.moments, kept["optimizer"])
         return list(kept["log"])
 
     def keep(self, checkpoint: Checkpoint, log: list[dict[str, float]]) -> None:
         """Write a checkpoint."""
-        checkpoint.save(
-            {"log": log}, weights=values(self.through.variables), optimizer=values(list(self.optimizer.variables))
-        )
+        checkpoint.save({"log": log}, weights=values(self.through.variables), optimizer=values(self.moments))
 
     def once(self, number: int, rate: float, burn_in: int) -> dict[str, float]:
         """Return the log of one pass."""
@@ -327,8 +338,11 @@ class _Trainer:
                 skipped += 1
                 continue
             factor = 1.0 if self.clip is None else min(1.0, self.clip / max(length, 1e-300))
-            self.optimizer.learning_rate = rate * (0.1 + 0.45 * (1 + np.cos(np.pi * i / len(spans))))
-            self.optimizer.apply([factor * g for g in slopes], through.variables)
+            falling, rest = rate * (0.1 + 0.45 * (1 + np.cos(np.pi * i / len(spans)))), list(slopes)
+            for optimizer, group, ratio in self.groups:
+                optimizer.learning_rate = ratio * falling
+                own, rest = rest[: len(group)], rest[len(group) :]
+                optimizer.apply([factor * g for g in own], group)
         row = {"loss": float(np.mean(losses)), "skipped": float(skipped), "seconds": time.perf_counter() - clock}
         if errors:
             row["rmse"] = float(np.sqrt(np.mean(np.concatenate(errors)[burn_in:] ** 2, axis=1)).mean())
