@@ -12,6 +12,9 @@ from physml.assimilation.times import find_time, refuse
 from physml.assimilation.vector import state_vector
 from physml.provenance import stamp
 
+FEWEST = 10
+"""Observations that a sample covariance needs at least."""
+
 
 def interpolate_observations(
     observations: GridObservations, *, method: str = "optimal", window: int = 3, period: Any = None
@@ -25,7 +28,7 @@ def interpolate_observations(
     method
         ``"optimal"``: optimal interpolation with the covariance in space and time that the observations themselves have: the
         sample covariance at each lag, the same everywhere and at all times, made positive by its spectrum. It knows sigma_o
-        and gives its own error. ``"cubic"``: by piecewise cubic functions through the observations (Clough and Tocher), as
+        and gives its own error, on the large side where the record is short. ``"cubic"``: by piecewise cubic functions through the observations (Clough and Tocher), as
         Brajard et al. (2020) do; in one dimension of space.
     window
         Optimal: observations up to so many times before and after are used.
@@ -67,7 +70,8 @@ def interpolate_observations(
         refuse("interpolate_observations: unknown method", "'optimal' or 'cubic'", method, "pass one of these")
     units = {"units": observations.units} if observations.units else {}
     text = f"{method} interpolation of observations"
-    out = xr.Dataset({name: (values.dims, found, {"long_name": text, **units})}, values.coords)
+    attrs = {k: v for k, v in values.attrs.items() if k != "error_std"}
+    out = xr.Dataset({name: (values.dims, found, {"long_name": text, **attrs, **units})}, values.coords)
     if error is not None:
         out[f"{name}_std"] = (values.dims, error, {"long_name": "expected error of the interpolation", **units})
     return stamp(out, text)
@@ -103,6 +107,8 @@ def _optimal(
     cells = int(np.prod(shape))
     window = min(window, (times - 1) // 2)
     there = np.isfinite(values)
+    if there.sum() < FEWEST:
+        refuse("too few observations", f"{FEWEST} or more", int(there.sum()), "give a longer record")
     mean = float(values[there].mean())
     covariance = _sample_covariance(np.where(there, values - mean, 0.0), there, std, around, 2 * window)
     flat, seen, error = (a.reshape(times, cells) for a in (np.where(there, values - mean, 0.0), there, std))
@@ -120,7 +126,7 @@ def _optimal(
     block = max(1, min(256, int(2e7) // max(most * max(most, cells), 1)))
     for first in range(0, times, block):
         rows = np.arange(first, min(first + block, times))
-        t = np.zeros((len(rows), most), int)
+        t = np.repeat(rows[:, None], most, axis=1)
         at, there_too = np.zeros((len(rows), most), int), np.zeros((len(rows), most), bool)
         for i, row in enumerate(rows):
             low = min(max(0, row - window), times - 2 * window - 1)
@@ -156,8 +162,6 @@ def _sample_covariance(
         return np.fft.irfftn(spectrum, s=[a.shape[i] + pad[i][1] for i in axes], axes=axes)
 
     pairs = np.rint(correlate(there.astype(float)))
-    if pairs[0].flat[0] < 10:
-        refuse("too few observations", "10 or more", int(pairs[0].flat[0]), "give a longer record")
     c = np.where(pairs > 0, correlate(z) / np.maximum(pairs, 1.0), 0.0)
     c[0].flat[0] -= np.mean(std[there] ** 2)
     # Lags -most ... most, tapered, as one period: then no negative power.
