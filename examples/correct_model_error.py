@@ -28,7 +28,7 @@ def main() -> None:
     chosen = options.parse_args()
     start_backend()
     from physml import networks
-    from physml.assimilation import ETKF, RK4, AlternatingLearning, CorrectedTendency, Cycle, EnKFN, GridObservations
+    from physml.assimilation import RK4, AlternatingLearning, CorrectedTendency, Cycle, EnKFN, GridObservations
 
     cycles, burn_in, rounds = (400, 100, 1) if chosen.short else (setup.CYCLES, setup.BURN_IN, 2)
     out = Path(chosen.out)
@@ -38,8 +38,8 @@ def main() -> None:
     observations = GridObservations(twin.observations, setup.ERROR_STD)
     runs: dict[str, xr.Dataset] = {}
 
-    def assimilate(name: str, step, model_error: float, method=None) -> xr.Dataset:
-        cycle = Cycle(step, method or ETKF(), state_names=["x"], model_error=model_error)
+    def assimilate(name: str, step, model_error: float | None) -> xr.Dataset:
+        cycle = Cycle(step, EnKFN(), state_names=["x"], model_error=model_error)
         run = runs[name] = cycle.run(twin.initial, observations)
         error = np.sqrt(((run.x - truth) ** 2).mean("site"))[burn_in:].mean().item()
         spread = np.sqrt((run.x_std**2).mean("site"))[burn_in:].mean().item()
@@ -54,7 +54,7 @@ def main() -> None:
     step = RK4(CorrectedTendency(lorenz96.tendency, correction), dt=setup.DT)
     learning = AlternatingLearning(
         step,
-        ETKF(),
+        EnKFN(),
         state_names=["x"],
         members=setup.MEMBERS,
         leads=2,
@@ -69,7 +69,7 @@ def main() -> None:
     def exact(x):
         return lorenz96.tendency(x, **setup.TRUTH)
 
-    assimilate("the true model, EnKF-N", RK4(exact, setup.DT, dtype="float64"), None, EnKFN())
+    assimilate("the true model", RK4(exact, setup.DT, dtype="float64"), None)
     figure = draw(truth, runs, step, burn_in)
     figure.savefig(out / "model_error.png", dpi=150)
     print(f"figure in {out}")
@@ -83,7 +83,7 @@ def draw(truth: xr.DataArray, runs: dict[str, xr.Dataset], step, burn_in: int):
         1, 3, figsize=(13, 4.2), layout="constrained", width_ratios=(1, 1.3, 1)
     )
     colours = ["#D55E00", "#0072B2", "#4D4D4D"]
-    for i, (name, run) in enumerate(runs.items()):
+    for i, run in enumerate(runs.values()):
         error = np.sqrt(((run.x - truth) ** 2).mean("site"))[burn_in:].mean().item()
         left.bar(i, error, color=colours[i], width=0.65)
         left.text(i, error + 0.004, f"{error:.3f}", ha="center")

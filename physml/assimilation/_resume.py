@@ -56,7 +56,9 @@ class Checkpoint:
         """Keep *notes* (numbers, texts, lists of them) and *groups* of arrays."""
         if self.path is None:
             return
-        flat = {f"{group}/{i}": np.asarray(a) for group, arrays in groups.items() for i, a in enumerate(arrays)}
+        flat: dict[str, Any] = {
+            f"{group}/{i}": np.asarray(a) for group, arrays in groups.items() for i, a in enumerate(arrays)
+        }
         with _atomic.replacing(self.path) as made, open(made, "wb") as file:
             np.savez(file, settings=self.settings, notes=json.dumps(dict(notes)), **flat)
 

@@ -110,7 +110,7 @@ def _optimal(
     if there.sum() < FEWEST:
         refuse("too few observations", f"{FEWEST} or more", int(there.sum()), "give a longer record")
     mean = float(values[there].mean())
-    covariance = _sample_covariance(np.where(there, values - mean, 0.0), there, std, around, 2 * window)
+    covariance: np.ndarray = _sample_covariance(np.where(there, values - mean, 0.0), there, std, around, 2 * window)
     flat, seen, error = (a.reshape(times, cells) for a in (np.where(there, values - mean, 0.0), there, std))
     lags = [covariance[k].ravel() for k in range(2 * window + 1)]
     place = np.stack(np.unravel_index(np.arange(cells), shape), axis=-1)
@@ -129,7 +129,7 @@ def _optimal(
         t = np.repeat(rows[:, None], most, axis=1)
         at, there_too = np.zeros((len(rows), most), int), np.zeros((len(rows), most), bool)
         for i, row in enumerate(rows):
-            low = min(max(0, row - window), times - 2 * window - 1)
+            low = min(max(0, int(row) - window), times - 2 * window - 1)
             when, where = np.nonzero(seen[low : low + 2 * window + 1])
             when, where = when[:most], where[:most]
             t[i, : len(when)], at[i, : len(when)], there_too[i, : len(when)] = low + when, where, True

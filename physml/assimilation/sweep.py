@@ -87,14 +87,12 @@ class Sweep:
                 self.runner.draws(number, members, size, course.rows.values.shape[1], new, self.noise.rank)
                 for number, _, _, new in calls
             ]
-            held = (
-                None if course.held is None else np.stack([course.inputs(start, stop) for _, start, stop, _ in calls])
-            )
+            held: list[Any] = [course.inputs(start, stop) for _, start, stop, _ in calls]
             state, output = self.runner.calls(
                 state,
                 type(seen[0])(*[None if a[0] is None else np.stack(a) for a in zip(*seen, strict=True)]),
                 {name: np.stack([d[name] for d in drawn]) for name in drawn[0]},
-                held,
+                None if course.held is None else np.stack(held),
             )
             parts.append(_summary(output))
             if not np.isfinite(parts[-1]["mean"]).all():

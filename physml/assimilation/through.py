@@ -31,8 +31,8 @@ from physml import _backend, _progress
 from physml.assimilation._resume import Checkpoint, assign, values
 from physml.assimilation.background import bind
 from physml.assimilation.course import Course
-from physml.assimilation.likelihood import innovation_likelihood
 from physml.assimilation.cycle import Cycle
+from physml.assimilation.likelihood import innovation_likelihood
 from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.noise import Scaled
 from physml.assimilation.rows import Observations

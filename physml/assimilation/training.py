@@ -121,9 +121,8 @@ class Windows(keras.utils.PyDataset):
         dtype: str = "float32",
     ) -> None:
         super().__init__()
-        several = states if variance is None or states.ndim == variance.ndim else None
-        if several is None or (variance is not None and variance.shape != states.shape):
-            refuse("the variances do not fit the states", states.shape, np.shape(variance), "give one for each value")
+        if variance is not None and variance.shape != states.shape:
+            refuse("the variances do not fit the states", states.shape, variance.shape, "give one for each value")
         if states.shape[0] <= leads:
             refuse("the trajectory is too short", f"more than {leads} times", states.shape[0], "fewer leads")
         self.states, self.leads, self.forcing = states.astype(dtype), int(leads), forcing
