@@ -480,3 +480,49 @@ def concrete(value: Any) -> np.ndarray | None:
         return np.asarray(keras.ops.convert_to_numpy(value))
     except (NotImplementedError, TypeError, AttributeError, ValueError):
         return None
+
+
+def gradients(function: Callable[..., tuple[Any, Any]], variables: list[Any], others: list[Any]) -> Callable[..., Any]:
+    """Return a compiled function that gives the value of *function*, what it tells beside, and gradients in Keras variables.
+
+    Parameters
+    ----------
+    function
+        Of nested structures of tensors, None for an absent one; returns a scalar and a structure of tensors.
+    variables
+        What it is differentiated in.
+    others
+        Further Keras variables that it reads and that may change between calls.
+
+    Returns
+    -------
+    callable
+        ``(*args) -> (value, told, [gradient of each variable])``, 0 where the value does not depend on one.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def stateless(values: Any, rest: Any, *args: Any) -> Any:
+            mapping = [*zip(variables, values, strict=True), *zip(others, rest, strict=True)]
+            with keras.StatelessScope(state_mapping=mapping):
+                return function(*args)
+
+        jitted = jax.jit(jax.value_and_grad(stateless, has_aux=True))
+
+        def call(*args: Any) -> Any:
+            (value, told), slopes = jitted([v.value for v in variables], [v.value for v in others], *args)
+            return value, told, list(slopes)
+
+        return call
+    import tensorflow as tf
+
+    raw = [v.value for v in variables]
+
+    @tf.function(autograph=False)
+    def taped(*args: Any) -> Any:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(raw)
+            value, told = function(*args)
+        return value, told, tape.gradient(value, raw, unconnected_gradients="zero")
+
+    return taped

@@ -66,12 +66,14 @@ if TYPE_CHECKING:
     from physml.assimilation.grids import observe as observe
     from physml.assimilation.grids import random_positions as random_positions
     from physml.assimilation.horizon import forecast_skill_horizon as forecast_skill_horizon
+    from physml.assimilation.interpolation import interpolate_observations as interpolate_observations
     from physml.assimilation.joint import JointObservations as JointObservations
     from physml.assimilation.kalman import ExtendedKalman as ExtendedKalman
     from physml.assimilation.kalman import Kalman as Kalman
     from physml.assimilation.kalman import OptimalInterpolation as OptimalInterpolation
     from physml.assimilation.layer import Analysis as Analysis
     from physml.assimilation.layer import Influence as Influence
+    from physml.assimilation.learn import AlternatingLearning as AlternatingLearning
     from physml.assimilation.letkf import LETKF as LETKF
     from physml.assimilation.likelihood import fit_background_error as fit_background_error
     from physml.assimilation.likelihood import innovation_likelihood as innovation_likelihood
@@ -82,6 +84,10 @@ if TYPE_CHECKING:
     from physml.assimilation.multivariate import Blocks as Blocks
     from physml.assimilation.multivariate import Kronecker as Kronecker
     from physml.assimilation.multivariate import Regression as Regression
+    from physml.assimilation.network_steps import Corrected as Corrected
+    from physml.assimilation.network_steps import CorrectedTendency as CorrectedTendency
+    from physml.assimilation.network_steps import NetworkStep as NetworkStep
+    from physml.assimilation.network_steps import Residual as Residual
     from physml.assimilation.observations import PointObservations as PointObservations
     from physml.assimilation.operators import CallableObservations as CallableObservations
     from physml.assimilation.operators import LinearObservations as LinearObservations
@@ -95,6 +101,9 @@ if TYPE_CHECKING:
     from physml.assimilation.steps import Euler as Euler
     from physml.assimilation.steps import Unrolled as Unrolled
     from physml.assimilation.superobbing import superob as superob
+    from physml.assimilation.through import train_through as train_through
+    from physml.assimilation.training import MultistepLoss as MultistepLoss
+    from physml.assimilation.training import multistep_loss as multistep_loss
     from physml.assimilation.variational import ThreeDVar as ThreeDVar
 
 _MODULES = {
@@ -136,6 +145,11 @@ _MODULES = {
     "spectrum": ("power_spectrum",),
     "lyapunov": ("kaplan_yorke", "lyapunov_spectrum"),
     "steps": ("RK4", "Euler", "Unrolled"),
+    "network_steps": ("NetworkStep", "Residual", "Corrected", "CorrectedTendency"),
+    "training": ("MultistepLoss", "multistep_loss"),
+    "interpolation": ("interpolate_observations",),
+    "learn": ("AlternatingLearning",),
+    "through": ("train_through",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-_HOMES = {"cnn": "convolutional", "mlp": "perceptron", "Pad": "padding", "BUILDERS": "builders", "build": "builders"}
+_HOMES = {
+    "cnn": "convolutional",
+    "mlp": "perceptron",
+    "Pad": "padding",
+    "BUILDERS": "builders",
+    "build": "builders",
+    "Bilinear": "tendency",
+    "bilinear_tendency": "tendency",
+    "brajard_cnn": "tendency",
+}
 __all__ = sorted(_HOMES)
 
 
