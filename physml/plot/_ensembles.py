@@ -169,8 +169,8 @@ def consistency(
     if {"chi2", "used"} <= set(chi2) and "low" not in chi2:
         from physml.assimilation.consistency import chi_square_interval
 
-        low, high = chi_square_interval(chi2["used"])
-        chi2 = chi2[["chi2"]].assign(low=low, high=high)
+        lower, upper = chi_square_interval(chi2["used"])
+        chi2 = chi2[["chi2"]].assign(low=lower, high=upper)
     along = chi2["chi2"].dims if "chi2" in chi2 else ()
     chi2 = _checked(chi2, ("chi2", "low", "high"), along[:1], "chi_square")
     panels = 1 if suggested is None else 2
