@@ -91,7 +91,7 @@ def dense() -> None:
     report("the same with its posterior standard deviation", wall, "ms", None, processor=round(processor))
 
 
-def large(what: str) -> None:
+def large(what: str, side: int = 1000) -> None:
     """N 1e6, m 1e4, one analysis to a relative residual of 1e-6."""
     from physml.assimilation import Diffusion, Gaussian, Plane, StateBLUE
 

@@ -185,6 +185,9 @@ def _product(a: list[np.ndarray], b: list[np.ndarray]) -> list[np.ndarray]:
 
 def _inverse(series: list[np.ndarray]) -> list[np.ndarray]:
     """Return the inverse of a symmetric positive power series, to the same order."""
+    if not series[0].size:
+        # A part may have nothing in it, of which LAPACK would complain on the screen.
+        return series
     factor, _ = scipy.linalg.lapack.dpotrf(series[0], lower=1)
     half, _ = scipy.linalg.lapack.dpotri(factor, lower=1)
     first = np.tril(half) + np.tril(half, -1).T
