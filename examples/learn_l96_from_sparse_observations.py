@@ -78,7 +78,6 @@ def main() -> None:
     true = RK4(lorenz96.tendency, setup.DT)
     best = analyses(true)
     report("true model", best.x)
-    leads["true model"] = None
 
     clock = time.perf_counter()
     first = interpolate_observations(observations)
@@ -117,7 +116,6 @@ def main() -> None:
     step_analyses = analyses(step, trained.parameters["model_error"])
     report("the same, then trained through the filter", step_analyses.x)
     leads["RK4 network, through the filter"] = forecast_error(step, truth, 40)
-    del leads["true model"]
 
     figure = draw(truth, twin.observations, first.x, step_analyses.x, rows, leads)
     figure.savefig(out / "learn_l96.png", dpi=150)
