@@ -16,6 +16,7 @@ from physml.assimilation import (
     GridObservations,
     OptimalInterpolation,
     PointObservations,
+    Residual,
     interpolate_observations,
 )
 from physml.testbeds import lorenz96
@@ -107,6 +108,14 @@ def test_a_smoother_gives_smoothed_analyses_at_their_own_times(truth, observatio
     filtered = learning.run(observations, first, cycles=1, truth=truth, burn_in=10)
     assert smoothed.log.rmse[1] < filtered.log.rmse[1]
     assert np.array_equal(smoothed.analysis.x[-1], filtered.analysis.x[-1])
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_step_that_blows_up_is_named(observations, first):
+    step = Residual(keras.layers.Dense(1, kernel_initializer=keras.initializers.Constant(1e3)))
+    learning = AlternatingLearning(step, ETKF(), state_names=["x"], time_step=0.05, epochs=1, learning_rate=1e-9)
+    with pytest.raises(ValueError, match="the forecast is not finite after .* Remedy: train it longer"):
+        learning.run(observations, first, cycles=1)
 
 
 def test_what_does_not_fit_is_refused(observations, first):
