@@ -72,7 +72,14 @@ def test_optimal_interpolation_is_blue_with_the_sample_covariance_on_a_closed_gr
 
 def learner(method=None, **arguments):
     step = RK4(networks.bilinear_tendency([SITES], boundary=["periodic"], products=6), 0.05)
-    options = {"members": 16, "leads": 4, "epochs": (40, 15), "learning_rate": (0.03, 0.01), "batch_size": 64}
+    options = {
+        "members": 16,
+        "leads": 2,
+        "fused": False,
+        "epochs": (40, 15),
+        "learning_rate": (0.03, 0.01),
+        "batch_size": 64,
+    }
     method = ETKF(inflation=1.02) if method is None else method
     return AlternatingLearning(step, method, state_names=["x"], **{**options, **arguments}), step
 
