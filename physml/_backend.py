@@ -474,6 +474,11 @@ def mean(x: Any, axis: int, keepdims: bool = False) -> Any:
     return keras.ops.sum(x, axis=axis, keepdims=keepdims) / x.shape[axis]
 
 
+def is_not_finite(error: Exception) -> bool:
+    """Whether an error comes from a matrix with NaN: TensorFlow fails in its decomposition, JAX gives NaN without a word."""
+    return "NaN" in str(error) or "not successful" in str(error)
+
+
 def concrete(value: Any) -> np.ndarray | None:
     """Return a tensor as an array where its values are known by now, None inside compiled functions."""
     try:

@@ -62,6 +62,8 @@ def test_spread_and_skill_share_one_scale_and_the_diagonal(tmp_path):
 def test_errors_are_full_lines_and_spreads_of_the_same_colour_are_broken(tmp_path):
     errors = {"forecast": abs(field(time=30)), "analysis": 0.5 * abs(field(time=30))}
     errors = {n: e.assign_attrs(units="m s-1", long_name="rmse") for n, e in errors.items()}
+    figure = plot.errors_over_time(errors, errors, observation_error=100.0, title="cycles")
+    assert figure.axes[0].get_ylim()[1] > 100.0
     figure = plot.errors_over_time(errors, errors, observation_error=1.0, title="cycles")
     spread, error = figure.axes[0].lines[0], figure.axes[0].lines[2]
     assert spread.get_color() == error.get_color() and spread.is_dashed() and not error.is_dashed()
@@ -96,6 +98,8 @@ def test_the_hovmoeller_diagram_gives_truth_and_analysis_one_scale_and_the_error
     save(figure, tmp_path)
     with pytest.raises(ValueError, match="common times"):
         plot.hovmoeller(truth, analysis.isel(time=slice(3)))
+    with pytest.raises(ValueError, match="truth and analysis are at other times"):
+        plot.hovmoeller(truth, analysis.assign_coords(time=analysis.time + 1))
 
 
 def test_spectra_of_exponents_tell_dimension_and_sum(tmp_path):

@@ -107,7 +107,8 @@ def positions(problem: Problem, seen: Seen) -> tuple[Geometry, Any]:
     if problem.geometry is None or seen.positions is None:
         received = "no geometry of the state" if problem.geometry is None else "no positions of the observations"
         refuse("localisation needs distances", "geometry and positions", received, "give both, or radius=None")
-    return problem.geometry, seen.positions
+    # A missing observation may lie anywhere, NaN included: NaN times its weight of zero would be NaN.
+    return problem.geometry, ops.where(seen.valid[..., None], seen.positions, 0.0)
 
 
 def taper(distance: Any, radius: float) -> Any:

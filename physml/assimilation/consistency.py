@@ -254,6 +254,19 @@ def _dims(dim: Dims, data: xr.DataArray) -> list[Hashable]:
 
 
 def _units(innovation: xr.DataArray, residual: xr.DataArray) -> dict[str, str]:
+    """Return the units of innovations and residuals of the same observations."""
+    if dict(innovation.sizes) != dict(residual.sizes):
+        remedy = "compute both from the same array of observations: seen - forecast and seen - analysis"
+        refuse(
+            "innovation and residual are not of the same observations",
+            dict(innovation.sizes),
+            dict(residual.sizes),
+            remedy,
+        )
+    try:
+        xr.align(innovation, residual, join="exact", copy=False)
+    except ValueError:
+        refuse("innovation and residual have different labels", "the same", "others", "xr.align them first")
     ours, theirs = innovation.attrs.get("units"), residual.attrs.get("units")
     if ours and theirs and not same_units(ours, theirs):
         refuse("innovation and residual have different units", ours, theirs, "convert one")

@@ -23,6 +23,9 @@ from physml.assimilation.workers import OverDask
 BLOCK_BYTES, LONGEST = 32e6, 40
 """Size of what goes in and out of one compiled loop [bytes], and the largest number of calls in it."""
 
+GROWN = 1e6
+"""A state so many times as large as the first has blown up: the matrices of an analysis are singular in sixteen digits."""
+
 UNROLLED = 4
 """Up to so many steps between analyses are written out; XLA takes minutes to compile fifty."""
 
@@ -207,13 +210,17 @@ class Course:
         for number, start, stop, count in calls:
             inputs = self.inputs(start, stop)
             x = ops.convert_to_numpy(self.propagate(state["ensemble"], None if inputs is None else inputs[0]))
-            if not np.isfinite(x).all():
-                self._refuse(stop - count)
+            if not self.bounded(x):
+                self._refuse(stop - count, f"a state of size {np.abs(x).max():.1e}")
             state, _ = self.runner.call(state, self.seen(start, stop), self.draws(number), inputs)
 
-    def _refuse(self, time: int) -> NoReturn:
+    def bounded(self, x: np.ndarray) -> bool:
+        """Whether states are finite and of a size that an analysis can work with."""
+        return bool((np.abs(x) <= GROWN * max(np.abs(self.ensemble).max(), 1e-30)).all())
+
+    def _refuse(self, time: int, received: str = "NaN or inf") -> NoReturn:
         what = f"the forecast is not finite at the analysis of {self.labels.times[time]}"
-        refuse(what, "finite values", "NaN or inf", "look at a free run, or at the inflation")
+        refuse(what, "finite values", received, "look at a free run, or at the inflation")
 
     def tail(self, state: State) -> Columns:
         """Return what is told after the last call: the last times of a smoother, as smoothed as they get."""

@@ -28,8 +28,10 @@ import xarray as xr
 
 from physml import _backend, _progress
 from physml.assimilation._resume import Checkpoint, assign, values
+from physml.assimilation.course import Course
 from physml.assimilation.cycle import Cycle
 from physml.assimilation.gridded import GridObservations
+from physml.assimilation.identity import digest
 from physml.assimilation.interpolation import interpolate_observations
 from physml.assimilation.method import Method
 from physml.assimilation.noise import Scaled
@@ -154,8 +156,8 @@ class AlternatingLearning:
         burn_in
             Analysis times at the beginning that are neither trained on nor compared.
         directory
-            Where weights, optimizer, analyses and log are kept after each round; a learning of the same settings goes on from
-            there. None: nowhere.
+            Where weights, optimizer, analyses and log are kept after each round; a learning of the same settings and
+            observations goes on from there. None: nowhere.
         show
             Whether to draw a progress bar on a terminal.
 
@@ -220,7 +222,7 @@ class AlternatingLearning:
         noise = Scaled(course.vector.size, 0.1 * spread if self.model_error is None else self.model_error)
         run = Sweep(course, noise, variables=[*weights, noise.log_std])
         log: list[dict[str, float]] = []
-        checkpoint = Checkpoint(directory, self._settings(burn_in, len(mean)), "learning")
+        checkpoint = Checkpoint(directory, self._settings(burn_in, course), "learning")
         kept = checkpoint.load()
         if kept is not None:
             assign(weights, kept["weights"])
@@ -309,7 +311,7 @@ class AlternatingLearning:
             out[name].attrs.update(initial[name].attrs)
         return out
 
-    def _settings(self, burn_in: int, times: int) -> dict[str, Any]:
+    def _settings(self, burn_in: int, course: Course) -> dict[str, Any]:
         names = (
             "members",
             "leads",
@@ -322,7 +324,7 @@ class AlternatingLearning:
             "seed",
         )
         own = {name: getattr(self, name) for name in names}
-        return {**own, "method": repr(self.method), "burn_in": burn_in, "times": times}
+        return {**own, "method": digest(self.method), "burn_in": burn_in, **course.identity()}
 
     def _label(self, course: Any, mean: np.ndarray, std: np.ndarray | None) -> xr.Dataset:
         labels, out = course.labels, {}
@@ -332,8 +334,8 @@ class AlternatingLearning:
                 for c, name in enumerate(course.vector.names):
                     make = labels.spread if key else labels.field
                     out[name + key] = make(stacked[..., c], c, "standard deviation of the analysis" if key else "")
-        ds = xr.Dataset(out)
-        ds = ds.assign_coords({labels.time: labels.times})
+        coords = {name: c for name, c in labels.coords().items() if name not in labels.slots}
+        ds = xr.Dataset(out).assign_coords(coords)
         return stamp(ds, "analyses of alternating learning")
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from physml import _backend
 from physml._errors import describe
 from physml.assimilation.course import Course
 from physml.assimilation.method import Output, Problem, State
@@ -99,7 +100,7 @@ class Sweep:
                 lost, cause = not np.isfinite(parts[-1]["mean"]).all(), None
             except Exception as error:
                 # Eigenvalues and Cholesky factors of NaN fail before the output can be looked at.
-                if "NaN" not in str(error) and "not successful" not in str(error):
+                if not _backend.is_not_finite(error):
                     raise
                 lost, cause = True, error
             if lost:

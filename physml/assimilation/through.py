@@ -28,10 +28,12 @@ import xarray as xr
 from keras import ops
 
 from physml import _backend, _progress
+from physml._errors import describe
 from physml.assimilation._resume import Checkpoint, assign, values
 from physml.assimilation.background import bind
 from physml.assimilation.course import Course
 from physml.assimilation.cycle import Cycle
+from physml.assimilation.identity import digest
 from physml.assimilation.likelihood import innovation_likelihood
 from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.noise import Scaled
@@ -105,7 +107,8 @@ def train_through(
     seed
         Of the random numbers of the method.
     directory
-        Where weights, optimizer and log are kept after each pass; training goes on from there. None: nowhere.
+        Where weights, optimizer and log are kept after each pass; training with the same arguments, and as many passes or
+        more, goes on from there. None: nowhere.
     show
         Whether to draw a progress bar on a terminal.
 
@@ -124,7 +127,16 @@ def train_through(
         course = cycle.course(initial, observations, forcing, time_step=time_step, seed=seed)
         through = Through(course, span=span, parameters=parameters or {}, loss=loss, truth=truth)
         trainer = _Trainer(through, optimizer, clip, parameter_rate / rates[0])
-        settings = {"span": span, "loss": loss, "seed": seed, "rates": rates, "times": len(course.rows.values)}
+        settings = {
+            "span": span,
+            "loss": loss,
+            "seed": seed,
+            "rates": rates,
+            "burn_in": burn_in,
+            "parameters": dict(parameters or {}),
+            "method": digest(course.method),
+            **course.identity(),
+        }
         checkpoint = Checkpoint(directory, settings, "through")
         log = trainer.resume(checkpoint)
         with _progress.bar("training through cycles", passes, show=show) as done:
@@ -321,12 +333,22 @@ class _Trainer:
             refuse("train_through: too few observations", f"{through.span} calls", len(through.windows), remedy)
         for i, calls in enumerate(spans):
             arguments = through.arguments(calls)
-            loss, (state, means), slopes = through.gradient(tensors(state), *map(tensors, arguments))
             first, last = through.windows[calls[0]], through.windows[calls[-1]]
+            cause = None
+            try:
+                loss, (state, means), slopes = through.gradient(tensors(state), *map(tensors, arguments))
+            except Exception as error:
+                if not _backend.is_not_finite(error):
+                    raise
+                loss, cause = np.nan, error
             if not np.isfinite(float(loss)):
-                when = course.labels.times[min(first[1], len(course.labels.times)) - 1]
-                remedy = "a smaller learning_rate, or first train on analyses"
-                refuse(f"the loss is not finite about {when}", "a step that stays bounded", float(loss), remedy)
+                text = describe(
+                    f"the loss is not finite about {course.labels.times[min(first[1], len(course.labels.times)) - 1]}",
+                    expected="a step that stays bounded",
+                    received=float(loss),
+                    remedy="a smaller learning_rate, or first train on analyses",
+                )
+                raise ValueError(text) from cause
             begin = first[1] - first[2]
             if through.truth is not None:
                 errors.append(np.asarray(means) - through.truth[begin : last[1]])

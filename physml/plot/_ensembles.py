@@ -129,6 +129,7 @@ def errors_over_time(
         line.set_linewidth(1.8)
     ax.set_ylim(bottom=0)
     if observation_error is not None:
+        ax.set_ylim(top=max(ax.get_ylim()[1], 1.05 * observation_error))
         ax.axhline(observation_error, color=style.FAINT, linewidth=1.2)
         outside = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
         at, text = (1.0, observation_error), {"fontsize": style.TICK, "color": style.FAINT, "va": "center"}
@@ -224,7 +225,7 @@ def hovmoeller(
     Raises
     ------
     ValueError
-        Where the fields have other dimensions or sizes.
+        Where the fields have other dimensions, sizes or times.
     """
     space = [d for d in truth.dims if d != time]
     if truth.ndim != 2 or time not in truth.dims or dict(analysis.sizes) != dict(truth.sizes):
@@ -236,6 +237,19 @@ def hovmoeller(
                 remedy="select a member and a level, and common times",
             )
         )
+    if time in truth.coords and time in analysis.coords:
+        ours, theirs = analysis[time].values, truth[time].values
+        # Times that were computed differ by rounding.
+        same = np.allclose(ours, theirs) if ours.dtype.kind in "fiu" else np.array_equal(ours, theirs)
+        if not same:
+            raise ValueError(
+                describe(
+                    "truth and analysis are at other times",
+                    expected=f"{theirs[0]} to {theirs[-1]}",
+                    received=f"{ours[0]} to {ours[-1]}",
+                    remedy="select common times",
+                )
+            )
     fields = {
         "truth": truth,
         "analysis": analysis,

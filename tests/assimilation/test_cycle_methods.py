@@ -14,6 +14,7 @@ from physml.assimilation import (
     RK4,
     CallableObservations,
     Cycle,
+    EnKFN,
     Gaussian,
     GridObservations,
     JointObservations,
@@ -324,6 +325,13 @@ def test_what_a_method_cannot_use_is_refused(twin, change, options, message):
         given |= {} if "method" not in change else {"space": ["site"]}
         cycle = Cycle(change.get("step", step()), method, state_names=["x"], **{"periodic": PERIOD, **given})
         cycle.run(change.get("initial", lambda ds: ds)(start), change.get("observations", lambda o: o)(seen), **options)
+
+
+def test_a_forecast_that_outgrows_sixteen_digits_is_named(twin):
+    start, seen = twin
+    wild = RK4(lorenz96.tendency, 0.4, dtype="float64")
+    with pytest.raises(ValueError, match=r"not finite at the analysis of 0\.1.*look at a free run"):
+        Cycle(wild, EnKFN(), state_names=["x"]).run(10 * start, seen, time_step=0.05)
 
 
 def test_optimal_interpolation_of_labelled_fields_is_blue():

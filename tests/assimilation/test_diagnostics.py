@@ -215,6 +215,12 @@ def test_a_forecast_that_blows_up_has_a_horizon_and_one_with_gaps_has_none():
         (lambda: chi_square(normal(x=3), 1.0, dim="y"), "no dimension 'y'"),
         (lambda: desroziers(normal(x=3), normal(x=3).assign_attrs(units="m")), "different units"),
         (lambda: desroziers(normal(x=3, y=2), normal(x=3, y=2), between="z"), "no dimension 'z'"),
+        (lambda: desroziers(normal(time=3, obs=4), normal(time=3, site=4)), "not of the same observations"),
+        (lambda: influence(normal(time=3), normal(time=3, site=4), 1.0), "not of the same observations"),
+        (
+            lambda: desroziers(normal(x=2).assign_coords(x=[1, 2]), normal(x=2).assign_coords(x=[2, 3])),
+            "different labels",
+        ),
         (lambda: dfs(normal(x=3), by="kind"), "cannot sum by 'kind'"),
         (lambda: power_spectrum(normal(x=3), "y", periodic=True), "no spectrum along 'y'"),
         (lambda: power_spectrum(normal(x=3).assign_coords(x=[1, 2, 4]), "x", periodic=True), "not evenly spaced"),

@@ -231,6 +231,19 @@ def test_inflation_relaxation_and_model_error():
         np.testing.assert_allclose(out.analysis[0].mean(0), outs[0].analysis[0].mean(0), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("method", [EnSRF(radius=1.5), LETKF(radius=1.5, rotate=False), LETKF(radius=1.5, nearest=3)])
+def test_a_missing_observation_may_have_no_place(method):
+    p = Linear(6, 4)
+    ensemble = p.rng.normal(size=(5, 6))
+    seen, draws = p.seen(), drawn(method, 5, 4)
+    values, positions = np.array(seen.values), np.array(seen.positions)
+    values[0, 1] = np.nan
+    seen = seen._replace(values=values)
+    positions[0, 1] = np.nan
+    placed, lost = (call(method, p.problem, ensemble, s, draws)[0] for s in (seen, seen._replace(positions=positions)))
+    np.testing.assert_array_equal(lost["ensemble"], placed["ensemble"])
+
+
 def test_localisation_without_places_is_refused():
     p = Linear(6, 4)
     seen = p.seen()._replace(positions=None)

@@ -94,6 +94,7 @@ def test_analyses_get_better_round_by_round_and_a_stopped_learning_goes_on_to_th
     assert learnt.log.rmse[2] < learnt.log.rmse[0] and learnt.log.loss[2] < learnt.log.loss[0]
     # Innovations are about as large as the filter expects: the model error has been found.
     assert learnt.log.innovation[2] == pytest.approx(learnt.log.expected[2], rel=0.1)
+    xr.testing.assert_equal(learnt.analysis.site, first.site)
     assert learnt.analysis.x.dims == ("time", "site") and learnt.analysis.x.attrs["long_name"] == "Lorenz-96 variable"
     assert rmse(learnt.analysis.x[10:], truth.x[11:]) < rmse(first.x[10:], truth.x[11:])
     stopped, _ = learner()
@@ -105,6 +106,9 @@ def test_analyses_get_better_round_by_round_and_a_stopped_learning_goes_on_to_th
     xr.testing.assert_equal(resumed.analysis, learnt.analysis)
     with pytest.raises(ValueError, match="written under other settings"):
         learner(seed=1)[0].run(observations, first, cycles=2, burn_in=10, directory=tmp_path)
+    others = GridObservations(observations.values + 0.1, 0.5)
+    with pytest.raises(ValueError, match="written under other settings"):
+        learner()[0].run(others, first, cycles=2, burn_in=10, directory=tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -102,6 +102,16 @@ def test_a_wrong_forcing_is_found_from_noisy_observations_and_training_goes_on_w
         cycle = Cycle(RK4(Forced(7.0), 0.05, dtype="float64"), ETKF(), state_names=["x"])
     with pytest.raises(ValueError, match="written under other settings"):
         train_through(cycle, twin[1], twin[2], span=5, directory=tmp_path)
+    others = GridObservations(twin[1].values + 0.1, 0.5)
+    options = {"span": 4, "learning_rate": [0.1, 0.1, 0.05], "parameters": {"inflation": 1.05}}
+    with pytest.raises(ValueError, match="written under other settings"):
+        train_through(cycle, others, twin[2], directory=tmp_path, **options)
+
+
+def test_a_cycle_that_blows_up_is_named(twin):
+    cycle = Cycle(RK4(lorenz96.tendency, 0.4, dtype="float64"), ETKF(), state_names=["x"])
+    with pytest.raises(ValueError, match=r"the loss is not finite about 0\.05"):
+        train_through(cycle, twin[1], 20 * twin[2], time_step=0.05, span=4, parameters={"inflation": 1.1})
 
 
 @pytest.mark.parametrize(
