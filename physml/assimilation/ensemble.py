@@ -37,6 +37,7 @@ from physml.assimilation._members import (
     told,
 )
 from physml.assimilation.method import Method, Output, Problem, Seen, State
+from physml.assimilation.observations import refuse
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,6 +50,17 @@ class EnsembleFilter(Method):
     """0 to 1: how far the spread goes back to that before the analysis, element by element (RTPS)."""
     rotate: bool = False
     """Whether the anomalies are mixed by a random rotation that keeps mean and covariance, against outlying members."""
+
+    def __post_init__(self) -> None:
+        who = type(self).__name__
+        # Where it is learned, the inflation is a tensor.
+        if isinstance(self.inflation, int | float) and not self.inflation > 0:
+            refuse(f"{who}: inflation is not positive", "> 0, a factor", self.inflation, "inflation=1.02")
+        if isinstance(self.relaxation, int | float) and not 0 <= self.relaxation <= 1:
+            refuse(f"{who}: relaxation is not between 0 and 1", "0 to 1", self.relaxation, "relaxation=0.5")
+        radius = getattr(self, "radius", None)
+        if radius is not None and not radius > 0:
+            refuse(f"{who}: radius is not positive", "> 0", radius, "pass a distance")
 
     def draws(
         self, rng: np.random.Generator, members: int, size: int, observed: int, count: int, noise: int = 0

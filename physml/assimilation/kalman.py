@@ -130,7 +130,11 @@ class OptimalInterpolation(Method):
         runs, m = x.shape[0], here.values.shape[-1]
         background = x
         if self.mean is not None:
-            mean = ops.convert_to_tensor(np.asarray(self.mean, "float64"))
+            given = np.asarray(self.mean, "float64")
+            if given.shape not in ((), (problem.size,)):
+                what = "OptimalInterpolation: mean does not fit the state"
+                refuse(what, f"{problem.size} elements", given.shape, "pass the state vector: wet cells x channels")
+            mean = ops.convert_to_tensor(given)
             background = ops.broadcast_to(mean, x.shape)
         copies = ops.reshape(ops.repeat(background[:, None], m, axis=1), (runs * m, problem.size))
         value, adjoint = _backend.vjp(lambda rows: problem.observe(rows, here), copies)

@@ -63,8 +63,7 @@ class LETKF(EnsembleFilter):
     rotate: bool = True
 
     def __post_init__(self) -> None:
-        if not self.radius > 0:
-            refuse("LETKF: radius is not positive", "> 0", self.radius, "pass a distance")
+        super().__post_init__()
         if self.nearest is not None and self.nearest < 1:
             refuse("LETKF: nearest is no number of observations", ">= 1, or None for all", self.nearest, "nearest=None")
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from physml.assimilation.steps import evaluate
 from physml.assimilation.times import refuse
@@ -153,8 +154,9 @@ class Corrected(_Held):
 
     def call(self, state: Any, forcing: Any = None) -> Any:
         """Return the state one step later ``[batch, *space, channel]``."""
-        known = evaluate(self.step, state, forcing)
-        return known + (1.0 if self.dt is None else self.dt) * evaluate(self.network, state, forcing)
+        # Both parts may compute in a precision of their own.
+        known, more = (ops.cast(evaluate(f, state, forcing), state.dtype) for f in (self.step, self.network))
+        return known + (1.0 if self.dt is None else self.dt) * more
 
 
 @keras.saving.register_keras_serializable(package="physml")
@@ -184,4 +186,5 @@ class CorrectedTendency(_Held):
 
     def call(self, state: Any, forcing: Any = None) -> Any:
         """Return dx/dt ``[batch, *space, channel]``."""
-        return evaluate(self.tendency, state, forcing) + evaluate(self.network, state, forcing)
+        known, more = (ops.cast(evaluate(f, state, forcing), state.dtype) for f in (self.tendency, self.network))
+        return known + more

@@ -192,6 +192,8 @@ def _ensemble(cycle: Cycle, initial: xr.Dataset) -> _Start:
         what = f"{called(method)}: the initial state has no members"
         remedy = "xr.concat([...], 'member') of perturbed states"
         refuse(what, "a dimension 'member'", dict(fields[0].sizes), remedy)
+    if method.ensemble and max(f.sizes.get(d, 1) for f in fields for d in member) < 2:
+        refuse(f"{called(method)}: one member has no spread", "2 members or more", 1, "draw more of them")
     return _Start(fields, dims_of_space, member, _mask(cycle, initial, fields[0], dims_of_space))
 
 

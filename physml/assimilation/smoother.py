@@ -47,6 +47,7 @@ class EnKS(EnsembleFilter):
     rotate: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.smoothing_lag < 1:
             refuse("EnKS: smoothing_lag is too small", ">= 1 analysis time", self.smoothing_lag, "use ETKF for none")
 

@@ -273,21 +273,22 @@ class Through:
 
 def _likelihood(method: Method, problem: Problem, seen: Seen, output: Output) -> Any:
     """Return minus the logarithm of the density of the innovations of a call, for each observation."""
-    new = output.innovation.shape[0]
-    used = ops.maximum(ops.sum(ops.cast(ops.isfinite(output.innovation), "float64")), 1.0)
+    new, innovation = output.innovation.shape[0], output.innovation
+    at = [seen.at(seen.values.shape[0] - new + k) for k in range(new)]
+    # Observations set aside as gross errors say nothing of the model either.
+    there = ops.stack([problem.screen(at[k], innovation[k], output.innovation_std[k])[0].valid for k in range(new)])
+    there = ops.logical_and(there, ops.isfinite(innovation))
+    used = ops.maximum(ops.sum(ops.cast(there, "float64")), 1.0)
     if not method.ensemble or output.forecast_std is not None:
-        there = ops.isfinite(output.innovation)
         std = ops.where(there, output.innovation_std, 1.0)
-        z = ops.where(there, output.innovation, 0.0) / std
+        z = ops.where(there, innovation, 0.0) / std
         return ops.sum(0.5 * ops.square(z) + ops.where(there, ops.log(std * np.sqrt(2 * np.pi)), 0.0)) / used
     total: Any = 0.0
     for k in range(new):
-        at = seen.at(seen.values.shape[0] - new + k)
-        observed = problem.observe(output.forecast[k], at)
+        observed = problem.observe(output.forecast[k], at[k])
         y = observed - _backend.mean(observed, axis=0)
         hph = ops.matmul(ops.transpose(y), y) / (observed.shape[0] - 1)
-        innovation = ops.where(ops.isfinite(output.innovation[k]), output.innovation[k], np.nan)
-        total = total + innovation_likelihood(innovation, hph, at.error_std)
+        total = total + innovation_likelihood(ops.where(there[k], innovation[k], np.nan), hph, at[k].error_std)
     return total / used
 
 

@@ -90,13 +90,12 @@ class MultistepLoss(keras.losses.Loss):
 
 
 class Windows(keras.utils.PyDataset):
-    """Starts and targets of several steps, cut from trajectories batch by batch, in an order drawn anew for each epoch.
+    """Starts and targets of several steps, cut from a trajectory batch by batch, in an order drawn anew for each epoch.
 
     Parameters
     ----------
     states
-        ``[time, *space, channel]`` or, of several trajectories, ``[trajectory, time, *space, channel]``; NaN where missing. A
-        start with gaps is left out.
+        ``[time, *space, channel]``, NaN where missing. A start with gaps is left out.
     leads
         Number of steps of a target.
     variance

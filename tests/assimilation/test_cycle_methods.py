@@ -327,6 +327,15 @@ def test_what_a_method_cannot_use_is_refused(twin, change, options, message):
         cycle.run(change.get("initial", lambda ds: ds)(start), change.get("observations", lambda o: o)(seen), **options)
 
 
+def test_one_member_and_a_mean_of_another_state_are_refused(twin):
+    start, seen = twin
+    with pytest.raises(ValueError, match="ETKF: one member has no spread"):
+        Cycle(step(), ETKF(), state_names=["x"]).run(start.isel(member=[0]), seen)
+    method = OptimalInterpolation(background_error=1.0, mean=np.zeros(7))
+    with pytest.raises(ValueError, match=r"mean does not fit the state\. Expected: 12 elements"):
+        Cycle(step(), method, state_names=["x"]).run(start.isel(member=0), seen)
+
+
 def test_a_forecast_that_outgrows_sixteen_digits_is_named(twin):
     start, seen = twin
     wild = RK4(lorenz96.tendency, 0.4, dtype="float64")

@@ -253,3 +253,16 @@ def test_localisation_without_places_is_refused():
         LETKF(radius=0.0)
     with pytest.raises(ValueError, match="nearest is no number"):
         LETKF(radius=1.0, nearest=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ETKF(inflation=-1.0), "ETKF: inflation is not positive"),
+        (lambda: LETKF(radius=1.0, relaxation=60), "LETKF: relaxation is not between 0 and 1"),
+        (lambda: EnSRF(radius=-2.0), "EnSRF: radius is not positive"),
+    ],
+)
+def test_parameters_beyond_their_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

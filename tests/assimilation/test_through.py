@@ -108,6 +108,24 @@ def test_a_wrong_forcing_is_found_from_noisy_observations_and_training_goes_on_w
         train_through(cycle, others, twin[2], directory=tmp_path, **options)
 
 
+@pytest.mark.parametrize("method", [ETKF(rotate=False), OptimalInterpolation(background_error=0.5)])
+def test_gross_errors_do_not_enter_the_likelihood(twin, method):
+    _, seen, members = twin
+    start = members if method.ensemble else members.isel(member=0)
+    wrong, missing = seen.values.copy(), seen.values.copy()
+    wrong[1, 1], missing[1, 1] = 300.0, np.nan
+    wrong[1, 0], missing[1, 0] = 300.0, np.nan
+
+    def loss(values):
+        with _backend.float64():
+            cycle = Cycle(RK4(Forced(8.0), 0.05, dtype="float64"), method, state_names=["x"], gross_error=8.0)
+            through = Through(cycle.course(start, GridObservations(values, 0.5)), span=3, parameters={})
+            state = through.course.runner.start(through.course.ensemble)
+            return float(through.gradient(tensors(state), *map(tensors, through.arguments([0, 1, 2])))[0])
+
+    assert loss(wrong) == pytest.approx(loss(missing), rel=1e-12)
+
+
 def test_a_cycle_that_blows_up_is_named(twin):
     cycle = Cycle(RK4(lorenz96.tendency, 0.4, dtype="float64"), ETKF(), state_names=["x"])
     with pytest.raises(ValueError, match=r"the loss is not finite about 0\.05"):
