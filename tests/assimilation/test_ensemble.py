@@ -10,7 +10,7 @@ from linear import Linear, call, moments, quick
 
 from physml import _backend
 from physml.assimilation import ETKF, LETKF, EnKF, EnKFN, EnSRF, Kalman, Runner, _members, gaspari_cohn, letkf
-from physml.assimilation.background import bind
+from physml.assimilation.errors.background import bind
 from physml.assimilation.method import Problem, Seen
 
 

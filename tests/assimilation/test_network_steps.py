@@ -9,7 +9,7 @@ from keras import ops
 
 from physml import _backend, networks
 from physml.assimilation import RK4, Corrected, CorrectedTendency, MultistepLoss, NetworkStep, Residual, multistep_loss
-from physml.assimilation.training import Windows, trainer
+from physml.assimilation.learning.training import Windows, trainer
 from physml.testbeds import lorenz96
 
 RNG = np.random.default_rng(5)

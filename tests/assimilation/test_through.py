@@ -10,7 +10,7 @@ from keras import ops
 
 from physml import _backend
 from physml.assimilation import ETKF, RK4, Cycle, GridObservations, OptimalInterpolation, train_through
-from physml.assimilation.through import Through
+from physml.assimilation.learning.through import Through
 from physml.testbeds import lorenz96
 
 SITES, TIMES = 8, 96
@@ -59,7 +59,7 @@ def test_the_gradient_through_cycles_is_that_of_finite_differences(twin, method,
         _, run = course(method, 7.0, twin)
         through = Through(run, span=3, parameters=parameters, loss=loss, truth=twin[0])
         arguments = (run.start(), *through.arguments(through.spans()[0]))
-        from physml.assimilation.through import _tensors
+        from physml.assimilation.learning.through import _tensors
 
         arguments = tuple(_tensors(a) for a in arguments)
         _, _, slopes = through.gradient(*arguments)
