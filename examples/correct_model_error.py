@@ -87,14 +87,15 @@ def draw(truth: xr.DataArray, runs: dict[str, xr.Dataset], step, burn_in: int):
         error = np.sqrt(((run.x - truth) ** 2).mean("site"))[burn_in:].mean().item()
         left.bar(i, error, color=colours[i], width=0.65)
         left.text(i, error + 0.004, f"{error:.3f}", ha="center")
-    left.set_xticks(range(len(runs)), [n.replace(", ", "\n") for n in runs], fontsize=9)
+    left.set_xticks(range(len(runs)), [n.replace(" model", "\nmodel") for n in runs], fontsize=9)
     left.set(ylabel="rmse of the analysis")
     for colour, (name, run) in zip(colours, runs.items(), strict=True):
         error = np.sqrt(((run.x - truth) ** 2).mean("site"))
         smooth = error.rolling(time=max(burn_in // 10, 1), center=True).mean()
         middle.plot(smooth.time, smooth, color=colour, label=name, lw=1.5)
-    middle.set(xlabel="time", ylabel="rmse of the analysis, running mean", ylim=(0, None))
-    middle.legend(frameon=False, fontsize=9)
+    middle.set(xlabel="time", ylabel="rmse of the analysis, running mean")
+    middle.set_ylim(0, 1.35 * middle.get_ylim()[1])
+    middle.legend(frameon=False, fontsize=9, loc="upper right", ncols=3)
     x = truth.values[::20, :, None]
     wrong = lorenz96.tendency(x, **setup.TRUTH) - lorenz96.tendency(x, **setup.MODEL)
     found = np.asarray(step.tendency.network(x.astype("float32")))

@@ -23,11 +23,10 @@ from physml.assimilation import (
     Sum,
     bind,
     draw,
-    kernels,
-    normalisation,
     perturb,
     probed_variance,
 )
+from physml.assimilation.errors import kernels, normalisation
 from physml.assimilation.method import Geometry
 
 RNG = np.random.default_rng(5)

@@ -10,7 +10,7 @@ from keras import ops
 
 from physml import _backend
 from physml.assimilation import ETKF, RK4, Cycle, GridObservations, OptimalInterpolation, train_through
-from physml.assimilation.learning.through import Through
+from physml.assimilation.learning.through import Through, tensors
 from physml.testbeds import lorenz96
 
 SITES, TIMES = 8, 96
@@ -59,9 +59,7 @@ def test_the_gradient_through_cycles_is_that_of_finite_differences(twin, method,
         _, run = course(method, 7.0, twin)
         through = Through(run, span=3, parameters=parameters, loss=loss, truth=twin[0])
         arguments = (run.start(), *through.arguments(through.spans()[0]))
-        from physml.assimilation.learning.through import _tensors
-
-        arguments = tuple(_tensors(a) for a in arguments)
+        arguments = tuple(tensors(a) for a in arguments)
         _, _, slopes = through.gradient(*arguments)
         for variable, slope in zip(through.variables, slopes, strict=True):
             here, sides = float(ops.convert_to_numpy(variable.value)), []
@@ -100,14 +98,10 @@ def test_a_wrong_forcing_is_found_from_noisy_observations_and_training_goes_on_w
     assert found.method.inflation == found.parameters["inflation"] != 1.05
     train(1, tmp_path)
     assert train(3, tmp_path)[0] == forcing
+    with _backend.float64():
+        cycle = Cycle(RK4(Forced(7.0), 0.05, dtype="float64"), ETKF(), state_names=["x"])
     with pytest.raises(ValueError, match="written under other settings"):
-        train_through(
-            Cycle(RK4(Forced(7.0), 0.05, dtype="float64"), ETKF(), state_names=["x"]),
-            twin[1],
-            twin[2],
-            span=5,
-            directory=tmp_path,
-        )
+        train_through(cycle, twin[1], twin[2], span=5, directory=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from physml.assimilation.cycling.identity import digest
 from physml.assimilation.cycling.labelling import Columns, Labels
 from physml.assimilation.cycling.workers import OverDask
 from physml.assimilation.method import Method, Output, Problem, Seen, State
-from physml.assimilation.methods.runner import Runner, _blocks, summary
+from physml.assimilation.methods.runner import Runner, in_blocks, summary
 from physml.assimilation.observing.rows import Rows
 from physml.assimilation.steps import evaluate
 from physml.assimilation.times import refuse
@@ -95,7 +95,7 @@ class Course:
             fits = int(BLOCK_BYTES // max(1, self._bytes(members)))
             stored = LONGEST if chunk is None else (chunk or -(-len(rows.values) // 10)) // method.count
             longest = max(1, min(LONGEST, fits, stored))
-        self.blocks = list(_blocks(self.windows, longest))
+        self.blocks = list(in_blocks(self.windows, longest))
         self.portions = len(self.blocks)
 
     def _bytes(self, members: bool) -> int:

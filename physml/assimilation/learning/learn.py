@@ -73,8 +73,8 @@ class AlternatingLearning:
     weighted
         Whether errors weigh by the inverse variance of the analyses.
     model_error
-        First standard deviation q of what a step errs by, in units of the state; ``None``: half the standard deviation of the
-        observed values a round begins with is far too large, a tenth is taken.
+        First standard deviation q of what a step errs by, in units of the state; None: a tenth of the standard deviation of the
+        observed values.
     adapt
         Whether q follows the innovations.
     seed

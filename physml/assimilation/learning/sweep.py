@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from physml._errors import describe
 from physml.assimilation.cycling.course import Course
 from physml.assimilation.learning.noise import Scaled
 from physml.assimilation.method import Output, Problem, State
-from physml.assimilation.methods.runner import Runner, _blocks
-from physml.assimilation.times import refuse
+from physml.assimilation.methods.runner import Runner, in_blocks
 
 LARGEST = 20_000_000
 """Values of ensembles that a compiled block tells at most."""
@@ -81,24 +81,36 @@ class Sweep:
         start, stop, _ = windows[0]
         state = self.runner.start(course.ensemble, course.inputs(start, stop))
         parts: list[dict[str, np.ndarray]] = []
-        for calls in _blocks(windows, max(1, min(40, LARGEST // (members * size)))):
+        for calls in in_blocks(windows, max(1, min(40, LARGEST // (members * size)))):
             seen = [course.seen(start, stop) for _, start, stop, _ in calls]
             drawn = [
                 self.runner.draws(number, members, size, course.rows.values.shape[1], new, self.noise.rank)
                 for number, _, _, new in calls
             ]
             held: list[Any] = [course.inputs(start, stop) for _, start, stop, _ in calls]
-            state, output = self.runner.calls(
-                state,
-                type(seen[0])(*[None if a[0] is None else np.stack(a) for a in zip(*seen, strict=True)]),
-                {name: np.stack([d[name] for d in drawn]) for name in drawn[0]},
-                None if course.held is None else np.stack(held),
-            )
-            parts.append(_summary(output))
-            if not np.isfinite(parts[-1]["mean"]).all():
+            try:
+                state, output = self.runner.calls(
+                    state,
+                    type(seen[0])(*[None if a[0] is None else np.stack(a) for a in zip(*seen, strict=True)]),
+                    {name: np.stack([d[name] for d in drawn]) for name in drawn[0]},
+                    None if course.held is None else np.stack(held),
+                )
+                parts.append(_summary(output))
+                lost, cause = not np.isfinite(parts[-1]["mean"]).all(), None
+            except Exception as error:
+                # Eigenvalues and Cholesky factors of NaN fail before the output can be looked at.
+                if "NaN" not in str(error) and "not successful" not in str(error):
+                    raise
+                lost, cause = True, error
+            if lost:
                 when = course.labels.times[min(calls[0][1], count - 1)]
-                remedy = "train it longer on the first states, or enlarge its model error"
-                refuse(f"the forecast is not finite after {when}", "a step that stays bounded", "NaN or inf", remedy)
+                text = describe(
+                    f"the forecast is not finite after {when}",
+                    expected="a step that stays bounded",
+                    received="NaN or inf",
+                    remedy="train it longer on the first states, or on more of them",
+                )
+                raise ValueError(text) from cause
         found = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
         if "smoothed" in found:
             found |= _smoothed(found, state)

@@ -229,10 +229,10 @@ class Through:
         for k in range(len(seen)):
             problem = self.problem(None if inputs is None else inputs[k], forward)
             state, output = method(problem, state, seen[k], draws[k])
-            mean = ops.mean(output.analysis, axis=1)
+            mean = _backend.mean(output.analysis, axis=1)
             means.append(mean)
             if self.loss == "truth":
-                total = total + ops.mean(ops.square(mean - target[k]))
+                total = total + ops.sum(ops.square(mean - target[k])) / float(np.prod(mean.shape))
             else:
                 total = total + _likelihood(method, problem, seen[k], output)
         return total / len(seen), (state, ops.concatenate(means))
@@ -272,7 +272,7 @@ def _likelihood(method: Method, problem: Problem, seen: Seen, output: Output) ->
     for k in range(new):
         at = seen.at(seen.values.shape[0] - new + k)
         observed = problem.observe(output.forecast[k], at)
-        y = observed - ops.mean(observed, axis=0)
+        y = observed - _backend.mean(observed, axis=0)
         hph = ops.matmul(ops.transpose(y), y) / (observed.shape[0] - 1)
         innovation = ops.where(ops.isfinite(output.innovation[k]), output.innovation[k], np.nan)
         total = total + innovation_likelihood(innovation, hph, at.error_std)
@@ -314,14 +314,14 @@ class _Trainer:
         """Return the log of one pass."""
         clock, through, course = time.perf_counter(), self.through, self.through.course
         start, stop, _ = through.windows[0]
-        state = _tensors(course.runner.start(course.ensemble, course.inputs(start, stop)))
+        state = tensors(course.runner.start(course.ensemble, course.inputs(start, stop)))
         spans, losses, skipped, errors = through.spans(), [], 0, []
         if not spans:
             remedy = f"a span shorter than {through.span}"
             refuse("train_through: too few observations", f"{through.span} calls", len(through.windows), remedy)
         for i, calls in enumerate(spans):
             arguments = through.arguments(calls)
-            loss, (state, means), slopes = through.gradient(_tensors(state), *map(_tensors, arguments))
+            loss, (state, means), slopes = through.gradient(tensors(state), *map(tensors, arguments))
             first, last = through.windows[calls[0]], through.windows[calls[-1]]
             if not np.isfinite(float(loss)):
                 when = course.labels.times[min(first[1], len(course.labels.times)) - 1]
@@ -349,10 +349,11 @@ class _Trainer:
         return row | {name: float(np.exp(values([v])[0])) for name, v in through.logs.items()}
 
 
-def _tensors(tree: Any) -> Any:
+def tensors(tree: Any) -> Any:
+    """Return a nested structure of arrays as one of tensors, None for an absent one."""
     if isinstance(tree, dict):
-        return {k: _tensors(v) for k, v in tree.items()}
+        return {k: tensors(v) for k, v in tree.items()}
     if isinstance(tree, tuple):
-        parts = [_tensors(v) for v in tree]
+        parts = [tensors(v) for v in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
     return None if tree is None else ops.convert_to_tensor(tree)

@@ -132,7 +132,7 @@ class Runner:
         members, size = np.shape(ensemble)
         error = None if callable(self.problem) else self.problem.model_error
         noise = 0 if error is None else error.rank
-        for calls in _blocks(list(self.windows(len(values)))):
+        for calls in in_blocks(list(self.windows(len(values)))):
             windows, drawn = [], []
             for number, start, stop, count in calls:
                 windows.append(Seen(*[None if a is None else a[start:stop] for a in whole]))
@@ -223,7 +223,7 @@ def drive(
     return Runner(method, problem, seed=seed, fused=fused, keep=keep).run(ensemble, seen)
 
 
-def _blocks(windows: list[tuple[int, int, int]], longest: int = 40) -> Iterator[list[tuple[int, int, int, int]]]:
+def in_blocks(windows: list[tuple[int, int, int]], longest: int = 40) -> Iterator[list[tuple[int, int, int, int]]]:
     """Yield calls, with their numbers, in blocks of one shape: few lengths, so that little is compiled."""
     calls = [(number, *window) for number, window in enumerate(windows)]
     for _, same in itertools.groupby(calls, lambda call: (call[2] - call[1], call[3])):
