@@ -142,6 +142,7 @@ def test_other_background_errors_are_bound_to_the_wet_cells(small, B, form):
 
 
 # Keras itself converts variables in a way that NumPy 2 warns of.
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_network_learns_the_covariances_end_to_end_and_keeps_them(tmp_path):
     axis, rng, n = np.linspace(0, 7, 8), np.random.default_rng(4), 128
