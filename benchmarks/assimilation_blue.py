@@ -49,7 +49,7 @@ def between(shape: tuple[int, int], m: int, rng: np.random.Generator) -> tuple[n
 def dense() -> None:
     """N 1e4, m 1e3, Gaussian B: the textbook with a matrix H, with an indexed H, and the layers."""
     from physml.assimilation import BLUE, Gaussian, StateBLUE
-    from physml.assimilation.matrix import Matrix
+    from physml.assimilation.errors.matrix import Matrix
 
     rng, side, m = np.random.default_rng(0), 100, 1000
     axis = np.arange(side) * 0.5 - 25

@@ -25,7 +25,7 @@ start_backend()
 
 from physml.assimilation import RK4, FourDVar, ThreeDVar, drive  # noqa: E402  after the start-up messages
 from physml.assimilation.method import Problem, Seen  # noqa: E402
-from physml.assimilation.runner import Runner  # noqa: E402
+from physml.assimilation.methods.runner import Runner  # noqa: E402
 from physml.testbeds import lorenz96  # noqa: E402
 
 SITES, BURN_IN = 40, 20.0

@@ -135,7 +135,7 @@ def test_a_map_that_poolings_do_not_divide_is_still_met_exactly_at_its_ends():
     same(model, ds, {"lat": 9, "lon": 11})
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.integers(3, 24), st.integers(3, 36), st.integers(1, 6), st.integers(1, 4))
 def test_any_tiles_chunks_and_batches_give_the_same(lat, lon, chunk, batch):
     ds = data()

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 from keras import ops
 
-from physml.assimilation.background import Background
+from physml.assimilation.errors.background import Background
 
 State: TypeAlias = dict[str, Any]
 """What goes from one call to the next: ``"ensemble" [N, n]`` and whatever else the method keeps, tensors all."""

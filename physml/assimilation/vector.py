@@ -16,7 +16,7 @@ from physml.assimilation.times import refuse
 from physml.provenance import same_units
 
 if TYPE_CHECKING:  # labelled observations load no Keras
-    from physml.assimilation.background import Background
+    from physml.assimilation.errors.background import Background
     from physml.assimilation.method import Geometry
 
 
@@ -131,7 +131,7 @@ class StateVector:
 
     def bind(self, error: Any) -> Background:
         """Return a covariance on the state vector."""
-        from physml.assimilation.background import bind
+        from physml.assimilation.errors.background import bind
 
         where: dict[str, Any] = {"shape": self.wet.shape, "geometry": self.geometry}
         if len(self.space) == 2 and self.horizontal and all(len(dims) == 1 for dims, _ in self.horizontal):

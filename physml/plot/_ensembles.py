@@ -168,7 +168,7 @@ def consistency(
         Where a Dataset is of another kind, or not along one dimension.
     """
     if {"chi2", "used"} <= set(chi2) and "low" not in chi2:
-        from physml.assimilation.consistency import chi_square_interval
+        from physml.assimilation.diagnostics.consistency import chi_square_interval
 
         lower, upper = chi_square_interval(chi2["used"])
         chi2 = chi2[["chi2"]].assign(low=lower, high=upper)

@@ -23,11 +23,10 @@ from physml.assimilation import (
     Sum,
     bind,
     draw,
-    kernels,
-    normalisation,
     perturb,
     probed_variance,
 )
+from physml.assimilation.errors import kernels, normalisation
 from physml.assimilation.method import Geometry
 
 RNG = np.random.default_rng(5)
@@ -180,7 +179,10 @@ def matern(r, length, nu):
     return 2 ** (1 - nu) / scipy.special.gamma(nu) * s**nu * scipy.special.kv(nu, s)
 
 
-@pytest.mark.parametrize(("order", "finest"), [(2, 0.02), (3, 0.01), (4, 0.007)])
+@pytest.mark.parametrize(
+    ("order", "finest"),
+    [pytest.param(2, 0.02, marks=pytest.mark.long), (3, 0.01), pytest.param(4, 0.007, marks=pytest.mark.long)],
+)
 def test_diffusion_tends_to_the_matern_correlation_with_the_square_of_the_spacing(order, finest):
     errors = []
     for refinement in (1, 2):

@@ -8,9 +8,9 @@ from scipy.optimize import minimize
 
 from physml import _backend
 from physml.assimilation import BLUE, Diagonal, Gaussian, Matern, PointObservations, random_positions
-from physml.assimilation.estimate import estimate
-from physml.assimilation.forms import ObservationSpace
-from physml.assimilation.problems import KernelProblem
+from physml.assimilation.blue.estimate import estimate
+from physml.assimilation.blue.forms import ObservationSpace
+from physml.assimilation.blue.problems import KernelProblem
 
 
 def run(layer, xf, arguments):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from physml import _backend
 from physml.assimilation import Diagonal, Gaussian, Matern, innovation_likelihood
-from physml.assimilation.covariance import unit_vectors
+from physml.assimilation.errors.covariance import unit_vectors
 
 KERNELS = [Gaussian(2.0, 800e3), *(Matern(2.0, 800e3, nu=nu) for nu in (0.5, 1.5, 2.5))]
 PLAIN = settings(max_examples=15, deadline=None, derandomize=True)

@@ -25,8 +25,8 @@ from physml.assimilation import (
     drive,
     random_positions,
 )
+from physml.assimilation.cycling.workers import OverDask, Sent
 from physml.assimilation.method import Geometry, Method, Output, Problem, Seen
-from physml.assimilation.workers import OverDask, Sent
 from physml.testbeds import lorenz96
 
 SITES = 12

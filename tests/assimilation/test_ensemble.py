@@ -9,9 +9,10 @@ from keras import ops
 from linear import Linear, call, moments, quick
 
 from physml import _backend
-from physml.assimilation import ETKF, LETKF, EnKF, EnKFN, EnSRF, Kalman, Runner, _members, gaspari_cohn, letkf
-from physml.assimilation.background import bind
+from physml.assimilation import ETKF, LETKF, EnKF, EnKFN, EnSRF, Kalman, Runner, gaspari_cohn
+from physml.assimilation.errors.background import bind
 from physml.assimilation.method import Problem, Seen
+from physml.assimilation.methods import _members, letkf
 
 
 def drawn(method, members, m, noise=0):

@@ -6,7 +6,7 @@ from keras import ops
 
 from physml.assimilation import ETKF, HybridEnVar
 from physml.assimilation.method import Problem, Seen
-from physml.assimilation.runner import drive
+from physml.assimilation.methods.runner import drive
 
 N, M, MEMBERS, TIMES = 6, 4, 5, 2
 KEEP = ("forecast", "analysis", "chi2", "innovation_std", "used", "rejected")

@@ -8,11 +8,11 @@ from keras import ops
 
 from physml import _backend
 from physml.assimilation import StateBLUE
-from physml.assimilation.background import Background
-from physml.assimilation.choice import FORMS as KNOWN
-from physml.assimilation.estimate import estimate
-from physml.assimilation.iterative import conjugate_gradients
-from physml.assimilation.problems import BackgroundProblem
+from physml.assimilation.blue.choice import FORMS as KNOWN
+from physml.assimilation.blue.estimate import estimate
+from physml.assimilation.blue.iterative import conjugate_gradients
+from physml.assimilation.blue.problems import BackgroundProblem
+from physml.assimilation.errors.background import Background
 
 SIZE, OBSERVED = 12, 7
 

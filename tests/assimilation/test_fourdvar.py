@@ -7,10 +7,10 @@ from keras import ops
 
 from physml import _backend
 from physml.assimilation import FourDVar, WeakFourDVar
-from physml.assimilation.background import Dense
-from physml.assimilation.gauss_newton import LeastSquares
+from physml.assimilation.errors.background import Dense
 from physml.assimilation.method import Problem, Seen
-from physml.assimilation.runner import drive
+from physml.assimilation.methods.gauss_newton import LeastSquares
+from physml.assimilation.methods.runner import drive
 from physml.testbeds import lorenz96
 
 N, T, M = 5, 3, 4

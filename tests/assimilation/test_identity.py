@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from physml.assimilation import Gaussian
-from physml.assimilation.identity import digest
+from physml.assimilation.cycling.identity import digest
 
 
 def scaled(factor):

@@ -7,9 +7,9 @@ from linear import Linear, call
 
 from physml import _backend
 from physml.assimilation import ExtendedKalman, Kalman, OptimalInterpolation
-from physml.assimilation.background import bind
-from physml.assimilation.kalman import tangent
+from physml.assimilation.errors.background import bind
 from physml.assimilation.method import Problem
+from physml.assimilation.methods.kalman import tangent
 from physml.testbeds import lorenz96
 
 

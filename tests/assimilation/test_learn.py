@@ -84,6 +84,7 @@ def learner(method=None, **arguments):
     return AlternatingLearning(step, method, state_names=["x"], **{**options, **arguments}), step
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_analyses_get_better_round_by_round_and_a_stopped_learning_goes_on_to_the_bit(
     truth, observations, first, tmp_path
@@ -111,6 +112,7 @@ def test_analyses_get_better_round_by_round_and_a_stopped_learning_goes_on_to_th
         learner()[0].run(others, first, cycles=2, burn_in=10, directory=tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_smoother_gives_smoothed_analyses_at_their_own_times(truth, observations, first):
     learning, _ = learner(EnKS(smoothing_lag=3), epochs=(40, 1))

@@ -6,7 +6,7 @@ import scipy.linalg
 from keras import ops
 
 from physml import _backend
-from physml.assimilation import _linalg
+from physml.assimilation.methods import _linalg
 
 
 def spread_out(rng):

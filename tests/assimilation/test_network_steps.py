@@ -9,7 +9,7 @@ from keras import ops
 
 from physml import _backend, networks
 from physml.assimilation import RK4, Corrected, CorrectedTendency, MultistepLoss, NetworkStep, Residual, multistep_loss
-from physml.assimilation.training import Windows, trainer
+from physml.assimilation.learning.training import Windows, trainer
 from physml.testbeds import lorenz96
 
 RNG = np.random.default_rng(5)
@@ -107,6 +107,7 @@ def test_windows_are_cut_from_whole_states_and_drawn_anew_by_epoch():
     assert np.array_equal(before, np.concatenate([again[i][0][:, 0, 0] for i in range(len(again))]))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_tendency_of_lorenz_1996_is_learned_from_its_trajectory():
     truth = lorenz96.simulate(300, n=12, seed=2).x.values[..., None].astype("float32")

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from physml.assimilation import BLUE, RK4, Cycle, EnKS, Gaussian, GridObservations, PointObservations
-from physml.assimilation import storing as module
+from physml.assimilation.cycling import storing as module
 from physml.testbeds import lorenz96
 
 SITES, TIMES = 8, 23

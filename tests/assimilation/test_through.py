@@ -10,7 +10,7 @@ from keras import ops
 
 from physml import _backend
 from physml.assimilation import ETKF, RK4, Cycle, GridObservations, OptimalInterpolation, train_through
-from physml.assimilation.through import Through, tensors
+from physml.assimilation.learning.through import Through, tensors
 from physml.testbeds import lorenz96
 
 SITES, TIMES = 8, 96
@@ -72,6 +72,7 @@ def test_the_gradient_through_cycles_is_that_of_finite_differences(twin, method,
             assert abs(numeric) > 1e-6
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_wrong_forcing_is_found_from_noisy_observations_and_training_goes_on_where_it_stopped(twin, tmp_path):
     def train(passes, directory):

@@ -6,10 +6,10 @@ from keras import ops
 
 from physml import _backend
 from physml.assimilation import ThreeDVar
-from physml.assimilation.background import Dense
-from physml.assimilation.gauss_newton import LeastSquares, conjugate_gradients
+from physml.assimilation.errors.background import Dense
 from physml.assimilation.method import Problem, Seen
-from physml.assimilation.runner import drive
+from physml.assimilation.methods.gauss_newton import LeastSquares, conjugate_gradients
+from physml.assimilation.methods.runner import drive
 
 N, M = 7, 4
 KEEP = ("forecast", "analysis", "std", "forecast_std", "innovation", "innovation_std", "chi2", "used", "rejected")

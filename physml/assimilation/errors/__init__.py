@@ -1,0 +1,1 @@
+"""Error covariances: what a user says of errors, and their products with a state vector."""

@@ -1,0 +1,1 @@
+"""Learning through assimilation: alternately, and end to end."""

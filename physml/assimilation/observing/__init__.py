@@ -1,0 +1,1 @@
+"""Observations of every kind, and how a state vector is seen by them."""
