@@ -56,10 +56,13 @@ class Covariance:
     def __post_init__(self) -> None:
         for name in self.positive:
             value = getattr(self, name)
-            if is_constant(value) and not (np.asarray(value) > 0).all():
+            # NaN in a field is land, which is looked at where the mask is known.
+            field = np.asarray(value) if is_constant(value) else np.ones(1)
+            known = field[~np.isnan(field)] if field.ndim else field
+            if not known.size or not (known > 0).all():
                 what = f"{type(self).__name__}: {name} is not positive"
                 expected = "> 0, in units of the field, [m] or [s]"
-                refuse(what, expected, np.min(np.asarray(value)), f"correct {name}")
+                refuse(what, expected, np.min(known, initial=np.inf) if known.size else np.nan, f"correct {name}")
 
     def bind(self, domain: Domain) -> Background:
         """Return B on the elements of a domain."""

@@ -162,9 +162,10 @@ class StateBLUE(LinearAnalysis):
         if "index" not in given and self.operator is None:
             expected = "index and weights, or a layer with operator="
             refuse("StateBLUE: observations without places", expected, sorted(given), "StateBLUE(..., operator=H)")
-        arguments = {**({} if "index" in given else self.operator or {}), **given, "error_std": self._error_std(given)}
+        given = {**({} if "index" in given else self.operator or {}), **given}
+        arguments = {**given, "error_std": self._error_std(given)}
         _, learned = self._learned_background()
-        form = chosen(self.method, arguments["values"].shape[1], self._bound)
+        form = chosen(self.method, arguments["values"].shape[1], self._bound, learned=bool(learned))
         self.form = form.name
 
         def bound(parameters: dict[str, Any]) -> Any:
