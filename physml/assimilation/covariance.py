@@ -24,7 +24,7 @@ from keras import ops
 from physml import _backend
 from physml._errors import closest
 from physml.assimilation.background import Background
-from physml.assimilation.domain import Domain, is_constant, unit_vectors
+from physml.assimilation.domain import Domain, is_constant, ordered, unit_vectors
 from physml.assimilation.kernels import correlated
 from physml.assimilation.localisation import gaspari_cohn
 from physml.assimilation.observations import duration, refuse
@@ -132,6 +132,8 @@ class Covariance:
 
 
 def _plain(value: Any) -> Any:
+    if hasattr(value, "dims"):
+        value = ordered(value).values
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, tuple) and not all(isinstance(v, int | float | bool | str | None) for v in value):

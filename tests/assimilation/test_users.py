@@ -12,11 +12,14 @@ from physml.assimilation import (
     BLUE,
     Balance,
     Blocks,
+    Cycle,
     Diffusion,
     Ensemble,
     Gaussian,
+    GridObservations,
     Hybrid,
     Kronecker,
+    OptimalInterpolation,
     PointObservations,
     Regression,
     StateBLUE,
@@ -112,6 +115,47 @@ def test_iterations_that_do_not_converge_warn():
         layer(np.zeros((1, LAT.size, LON.size, 1)), layer.prepare(obs))
 
 
+@pytest.fixture
+def initial():
+    field = ("member", "lat", "lon"), np.ones((2, LAT.size, LON.size))
+    start = np.datetime64("2000-01-01", "ns")
+    degrees = {"lat": ("lat", LAT, {"units": "degrees_north"}), "lon": ("lon", LON, {"units": "degrees_east"})}
+    return xr.Dataset({"t": field}, {**degrees, "time": start})
+
+
+def still(x, forcing=None):
+    return x
+
+
+def test_runs_of_their_own_have_observations_of_their_own(initial):
+    days = np.array(["2000-01-02", "2000-01-03"], "datetime64[ns]")
+    cycle = Cycle(still, BLUE(Gaussian(1.0, 1e6), 0.1, **GRID), state_names=["t"])
+    given = [dated(days), dated(days[:1].repeat(2))]
+    out = cycle.run(initial, given, time_step="1D")
+    assert out.used.values.tolist() == [[1, 2], [1, 0]]
+    bare = PointObservations([1.0, 2.0], [0, 10], [0, 20], time=days, variable="t")
+    for wrong, match in (
+        ([bare, given[0]], "some of the observations"),
+        ([bare, GridObservations(initial.t, 0.1)], "points"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            cycle.run(initial, wrong, time_step="1D", steps=2)
+
+
+def test_forcing_needs_names(initial):
+    with pytest.raises(ValueError, match="which variables force"):
+        Cycle(still, state_names=["t"]).run(initial, forcing=initial, steps=2, time_step="1D")
+
+
+def test_longitudes_of_gridded_observations_count_from_where_they_like(initial):
+    one = initial.isel(member=0).assign(t=initial.t[0] + initial.lon)
+    cycle = Cycle(still, OptimalInterpolation(background_error=Gaussian(1.0, 1e6)), state_names=["t"], periodic=True)
+    seen = (one.t.isel(lat=slice(2, 4)) + 1).expand_dims(time=[np.datetime64("2000-01-02", "ns")])
+    shifted = seen.assign_coords(lon=((seen.lon + 180) % 360 - 180).assign_attrs(seen.lon.attrs)).sortby("lon")
+    runs = [cycle.run(one, GridObservations(each, 0.1), time_step="1D").t.values for each in (seen, shifted)]
+    assert np.allclose(*runs, rtol=0, atol=1e-9)
+
+
 def dated(times):
     return PointObservations([1.0, 2.0], [0, 10], [0, 20], time=times, error_std=0.1, variable="t")
 
@@ -145,6 +189,22 @@ def test_without_an_observation_the_analysis_is_the_forecast():
     out = analyse(field, none, Gaussian(1.0, 1e6), periodic=True)
     assert (out.t == 2).all() and np.allclose(out.t_std, 1.0)
     assert out.used == 0 and out.innovation.size == 0
+
+
+def test_a_fit_needs_innovations_and_learns_sigma_o_of_a_plain_number():
+    rng = np.random.default_rng(1)
+    layer = BLUE(1e-3, 1.0, **GRID)
+    lat, lon = rng.uniform(-28, 28, (4, 50)), rng.uniform(0, 360, (4, 50))
+    found = layer.fit(PointObservations(rng.normal(0, 0.5, (4, 50)), lat, lon))
+    assert found.error_std == pytest.approx(0.5, rel=0.15) and found.background_error == 1e-3
+    with pytest.raises(ValueError, match="every innovation is missing"):
+        layer.fit(PointObservations(np.full((4, 50), np.nan), lat, lon))
+
+
+def test_labelled_fields_are_saved():
+    std = xr.DataArray(np.where(MASK, 1.5, np.nan), {"lat": LAT, "lon": LON}, ("lat", "lon"))
+    again = Diffusion.from_config(Diffusion(std.transpose(), 1e6).get_config())
+    assert np.array_equal(again.std, std.values, equal_nan=True)
 
 
 class Model:
