@@ -62,7 +62,7 @@ class Covariance:
             if not known.size or not (known > 0).all():
                 what = f"{type(self).__name__}: {name} is not positive"
                 expected = "> 0, in units of the field, [m] or [s]"
-                refuse(what, expected, np.min(known, initial=np.inf) if known.size else np.nan, f"correct {name}")
+                refuse(what, expected, known.min() if known.size else np.nan, f"correct {name}")
 
     def bind(self, domain: Domain) -> Background:
         """Return B on the elements of a domain."""

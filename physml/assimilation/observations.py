@@ -88,7 +88,7 @@ class PointObservations(Observations):
             bad = np.isfinite(values) & ~(put["error_std"] > 0)
             if bad.any():
                 received, remedy = f"{put['error_std'][bad][0]:g}", "drop flagged observations"
-                refuse("error_std is not positive", "> 0 where there is an observation", received, remedy)
+                refuse("error_std is not positive", "> 0", received, remedy)
             put["error_std"] = np.where(put["error_std"] > 0, put["error_std"], 1.0)
         if self.time is not None:
             time = instants(self.time)
