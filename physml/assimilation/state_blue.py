@@ -71,7 +71,7 @@ class StateBLUE(LinearAnalysis):
     Two variables, of which the first is observed:
 
     >>> layer = StateBLUE(np.array([[1.0, 0.5], [0.5, 1.0]]), 1.0, shape=(1, 2), operator=np.array([[1.0, 0.0]]))
-    >>> ops.convert_to_numpy(layer(np.zeros((1, 1, 2)), np.array([[2.0]]))).tolist()
+    >>> ops.convert_to_numpy(layer(np.zeros((1, 1, 2)), np.array([[2.0]]))).round(12).tolist()
     [[[1.0, 0.5]]]
     """
 
