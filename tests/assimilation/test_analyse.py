@@ -159,7 +159,7 @@ def test_maximum_likelihood_finds_the_covariances_that_made_the_innovations():
             "at none of the forecast's times",
         ),
         ({"time": np.arange(3.0)}, {}, "are of different kinds. Expected: datetime64. Received: numbers"),
-        ({"time": None}, {}, "are of different kinds. Expected: datetime64. Received: no times"),
+        ({"time": None}, {}, "the observations have no times"),
         ({}, {"periodic": True}, "the grid is not periodic"),
     ],
 )

@@ -99,6 +99,8 @@ def analyse(
     given = {k: v[0] for k, v in layer.prepare(table, outside).items()}
     on_grid, finite = given["weights"].any(axis=-1), np.isfinite(given["values"])
     near = _nearest(table, when, size, in_time, tolerance)
+    # The index -1 is of none.
+    given = {k: np.concatenate([v, np.full((1, *v.shape[1:]), k == "error_std", v.dtype)]) for k, v in given.items()}
 
     own = pad([np.flatnonzero(near == t) for t in range(size)])
     field = _checked(field, space, wet)

@@ -39,7 +39,9 @@ def checked(method: str) -> str:
     return method
 
 
-def chosen(method: str, m: int | None, background: Any = None, in_time: bool = False) -> type[Form]:
+def chosen(
+    method: str, m: int | None, background: Any = None, in_time: bool = False, learned: bool = False
+) -> type[Form]:
     """Return the form of solution for m observations (None: not known) of a background error.
 
     ==========================================================================  ===================
@@ -53,7 +55,8 @@ def chosen(method: str, m: int | None, background: Any = None, in_time: bool = F
     else                                                                        conjugate gradients
     ==========================================================================  ===================
 
-    *background* None stands for a B that is a function of position.
+    *background* None stands for a B that is a function of position. The inverse of a B some of whose parameters are *learned*
+    is not factorised: its derivative is not known.
     """
     count = 0 if m is None else m
     if method != "auto":
@@ -62,6 +65,9 @@ def chosen(method: str, m: int | None, background: Any = None, in_time: bool = F
             refuse(what, "'observation', or no time_length", method, "method='observation'")
         if method == "ensemble" and getattr(background, "anomalies", None) is None:
             refuse("B is not that of an ensemble", "Ensemble(...)", type(background).__name__, "method='state'")
+        if method == "precision" and learned:
+            what = "method 'precision' has no derivative by the parameters of B"
+            refuse(what, "a fixed B", "parameters of B in trainable=", "method='auto', or trainable=['error_std']")
         if method == "precision" and getattr(background, "precision", None) is None:
             refuse("B has no sparse inverse", "Diffusion(...)", type(background).__name__, "method='auto'")
         if method == "local" and background is not None:
@@ -74,8 +80,9 @@ def chosen(method: str, m: int | None, background: Any = None, in_time: bool = F
         return ObservationSpace if count <= MOST_OBSERVATIONS else Local
     if background.anomalies is not None and background.rank < max(count, 1):
         return Ensemble
-    if FEW_OBSERVATIONS < count and background.size <= MOST_FACTORISED and background.precision is not None:
-        return Precision
+    if FEW_OBSERVATIONS < count and background.size <= MOST_FACTORISED and not learned:
+        if background.precision is not None:
+            return Precision
     if count <= MOST_OBSERVATIONS and count * background.size <= MOST_COLUMNS:
         return ObservationSpace
     return StateSpace if background.rank <= MOST_STATES else ConjugateGradients

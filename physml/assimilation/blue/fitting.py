@@ -32,6 +32,9 @@ def fitted(
     """Return the B and sigma_o that make innovations most likely; *layer* gives grid, H and the first guess."""
     if loss not in LOSSES:
         refuse(f"loss {loss!r} is unknown{closest(loss, LOSSES)}", LOSSES, loss, "loss='innovation'")
+    if not innovations.count:
+        what = "fit: every innovation is missing"
+        refuse(what, "finite innovations", f"{innovations.values.size} missing", "pass observations minus forecasts")
     by = fit_background_error if hasattr(layer.background_error, "log_derivatives") else fit_operator
     found = by(layer, innovations, error_std=error_std, fixed=fixed)
     if np.ndim(found.error_std):
@@ -52,6 +55,11 @@ def fit_operator(
         if name not in names:
             refuse(f"{name!r} is no parameter{closest(name, names)}", names, name, "correct fixed=")
     free = [n for n in names if n not in fixed]
+
+    def scaled(factor: Any) -> Any:
+        own = {n: known[n] * factor[n] for n in free if n != "error_std"}
+        return guess.with_parameters(own) if own else guess
+
     start = innovations.error_std if error_std is None else error_std
     if start is None and layer.observation_error is not None:
         start = layer.observation_error.std
@@ -70,7 +78,7 @@ def fit_operator(
 
     def likelihood(log: Any, part: dict[str, np.ndarray]) -> Any:
         factor = dict(zip(free, [ops.exp(log[i]) for i in range(len(free))], strict=True))
-        background = layer.bind(guess.with_parameters({n: known[n] * factor[n] for n in free if n != "error_std"}))
+        background = layer.bind(scaled(factor))
         a = {k: double(v, k) for k, v in part.items()}
         observed = ObservedBackground(background, Rows(layer.of_wet(part["index"]), a["weights"], layer.size))
         valid = ops.logical_and(ops.isfinite(a["values"]), observed.valid)
@@ -91,6 +99,6 @@ def fit_operator(
         options={"ftol": 1e-7},
     )
     factor = dict(zip(free, np.exp(best.x), strict=True))
-    background = guess.with_parameters({n: known[n] * float(factor[n]) for n in free if n != "error_std"})
+    background = scaled({n: float(x) for n, x in factor.items()})
     error = np.asarray(start) * factor.get("error_std", 1.0)
     return Fit(background, float(error.flat[0]) if np.ptp(error) == 0 else error, float(best.fun))

@@ -37,7 +37,7 @@ from physml.assimilation.blue.pointwise import ObservedKernel
 from physml.assimilation.blue.problems import BackgroundProblem, KernelProblem
 from physml.assimilation.errors.background import bind
 from physml.assimilation.errors.covariance import Diagonal
-from physml.assimilation.errors.domain import is_constant, unit_vectors
+from physml.assimilation.errors.domain import is_constant, ordered, unit_vectors
 from physml.assimilation.observing.grids import Interpolation, bilinear
 from physml.assimilation.observing.observations import PointObservations
 from physml.assimilation.times import refuse
@@ -54,7 +54,8 @@ class BLUE(LinearAnalysis):
     ----------
     background_error
         B: :class:`Diagonal`, :class:`Gaussian`, :class:`Matern` or any other that
-        :func:`physml.assimilation.errors.background.bind` takes; its std may be a field ``[lat, lon]``.
+        :func:`physml.assimilation.errors.background.bind` takes; its std may be a field ``[lat, lon]``,
+        NaN on masked cells.
     observation_error
         sigma_o as a number or a :class:`Diagonal`, for observations that do not carry ``error_std``.
     latitude, longitude
@@ -141,8 +142,24 @@ class BLUE(LinearAnalysis):
         self._wet = wet.astype("int32")
         self._to_wet = np.zeros(self.mask.size, "int32")
         self._to_wet[wet] = np.arange(wet.size)
+        self.background_error = self._on_grid(self.background_error)
         lat, lon = np.meshgrid(self.latitude, self.longitude, indexing="ij")
         self.unit = unit_vectors(lat.ravel()[wet], lon.ravel()[wet])
+
+    def _on_grid(self, error: Any) -> Any:
+        """Return a function of position whose std, where it is a field, is a NumPy array with something on land too."""
+        std: Any = getattr(error, "std", None)
+        if not _of_position(error) or not np.ndim(std) or (hasattr(std, "dtype") and not hasattr(std, "__array__")):
+            return error
+        field = np.asarray(ordered(std), "float64")
+        if field.shape not in (self.grid_shape, (self.mask.size,)):
+            what = "BLUE: the standard deviation does not fit the grid"
+            refuse(what, f"a number or {self.grid_shape}", field.shape, "transpose it to the grid")
+        wet = field.reshape(self.grid_shape)[self.mask]
+        if not (wet > 0).all():
+            what = f"BLUE: the standard deviation is missing or not positive on {int((~(wet > 0)).sum())} wet cells"
+            refuse(what, "> 0", "NaN or less", "fill it, or pass mask=, True on wet cells")
+        return replace(error, std=np.where(self.mask.reshape(field.shape), field, 1.0))
 
     def prepare(self, observations: PointObservations, outside: str = "drop") -> dict[str, np.ndarray]:
         """Return the call argument for observations in rows of time, ``[time, m]``, or a table, ``[1, m]``.
@@ -217,7 +234,7 @@ class BLUE(LinearAnalysis):
                 each.append(tiles(self.unit, index, weights, values, self.neighbours, TILE))
             return [KernelProblem(background, self.unit, form, t, **options) for t in each], arguments
         learned = self._learned_background()[1]
-        form = chosen(self.method, m, self._bound)
+        form = chosen(self.method, m, self._bound, learned=bool(learned))
         self.form = form.name
 
         def bound(parameters: dict[str, Any]) -> Any:
@@ -263,7 +280,8 @@ class BLUE(LinearAnalysis):
         """Return the method that "auto" chooses for m observations."""
         error = self.background_error
         point = _of_position(error)
-        return key(chosen(self.method, m, None if point else self._bound, getattr(error, "in_time", False)))
+        learned, in_time = bool({*self.learned} - {"error_std"}), getattr(error, "in_time", False)
+        return key(chosen(self.method, m, None if point else self._bound, in_time, learned))
 
     def _on_cells(self, observations: Any, background: Any = None) -> tuple[Any, dict[str, Any]]:
         """Return B, with its std on the wet cells ``[n]`` where it is a function of position, and observations of cells."""

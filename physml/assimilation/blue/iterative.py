@@ -7,6 +7,7 @@ Saad, Y. (2003), doi:10.1137/1.9780898718003, chapter 6; Rue, H. and Held, L. (2
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from physml import _backend
+from physml._errors import describe
 from physml.assimilation.blue.forms import Form
 from physml.assimilation.blue.products import BLOCK
 
@@ -135,7 +138,8 @@ def conjugate_gradients(times: Callable[[Any], Any], b: Any, rtol: float, most: 
     rtol
         It stops when the residual of each is smaller than this times its norm.
     most
-        Largest number of iterations.
+        Largest number of iterations. Where they are not enough a warning tells the residual that was reached, outside
+        compiled functions.
     """
 
     def dot(x: Any, y: Any) -> Any:
@@ -156,4 +160,16 @@ def conjugate_gradients(times: Callable[[Any], Any], b: Any, rtol: float, most: 
         turn = ops.where(rr > 0, new / ops.where(rr > 0, rr, 1.0), 0.0)
         return u, r, r + turn * p, new, count + 1
 
-    return ops.while_loop(go_on, step, (ops.zeros_like(b), b, b, dot(b, b), ops.zeros((), dtype="int32")))[0]
+    start = (ops.zeros_like(b), b, b, dot(b, b), ops.zeros((), dtype="int32"))
+    u, _, _, rr, _ = ops.while_loop(go_on, step, start)
+    left, norm = _backend.concrete(rr), _backend.concrete(dot(b, b))
+    if left is not None and norm is not None and (left > rtol**2 * norm).any():
+        reached = float(np.sqrt(np.max(left / np.where(norm > 0, norm, 1.0))))
+        text = describe(
+            f"conjugate gradients did not converge in {most} iterations",
+            expected=f"a relative residual of {rtol:g}",
+            received=f"{reached:.1e}",
+            remedy="method='observation' or 'state', a larger rtol, or a larger error of the observations",
+        )
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return u

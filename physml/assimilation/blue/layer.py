@@ -108,6 +108,9 @@ class LinearAnalysis(keras.layers.Layer):
         if name not in self._logs:
             return value
         dtype = _backend.widest_float()
+        if is_constant(value):
+            # NaN on land would make the gradient NaN everywhere.
+            value = np.nan_to_num(value, nan=1.0)
         return ops.convert_to_tensor(value, dtype) * ops.exp(ops.cast(self._logs[name], dtype))
 
     @property
@@ -141,6 +144,7 @@ class LinearAnalysis(keras.layers.Layer):
 
     def _error_std(self, given: Mapping[str, Any]) -> Any:
         """Return sigma_o, ``[1 or o, 1 or m]``."""
+        self._require_places(given)
         error = given.get("error_std")
         if error is None:
             if self.observation_error is None:
@@ -152,10 +156,23 @@ class LinearAnalysis(keras.layers.Layer):
         elif len(error.shape) < 2:
             error = ops.reshape(error, (1, -1))
         std, values = (_backend.concrete(a) for a in (error, given["values"]))
-        if std is not None and values is not None and np.any((std <= 0) & np.isfinite(values)):
+        if std is not None and values is not None and np.any(~(std > 0) & np.isfinite(values)):
             remedy = "give exact observations a small error: 1e-3 of sigma_b loses nothing in float64"
-            refuse("the observation error is not positive", "sigma_o > 0", f"{np.nanmin(std):g}", remedy)
+            refuse("the observation error is not positive", "sigma_o > 0", f"{np.min(std):g}", remedy)
         return error
+
+    def _require_places(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse observations whose parts have other shapes than one value, place and error for each."""
+        shape = tuple(arguments["values"].shape)
+        if len(shape) != 2:
+            refuse(f"{type(self).__name__}: the observations have the wrong shape", "[batch, m]", shape, "values[None]")
+        along = {"index": -2, "weights": -2, "matrix": -2, "error_std": -1, "lag": -1}
+        for name, axis in along.items():
+            part = arguments.get(name)
+            size = None if part is None else part.shape[axis]
+            if size not in (None, shape[1]) and not (size == 1 and name == "error_std") and shape[1] is not None:
+                what = f"{type(self).__name__}: {name} does not fit the observations"
+                refuse(what, f"{shape[1]}, one for each value", size, "pass as many values as there are places")
 
     def _cells(self, forecast: Any) -> Any:
         """Return the state ``[batch, n]``."""
@@ -172,6 +189,10 @@ class LinearAnalysis(keras.layers.Layer):
     def _each(self, x: Any, observations: Any, act: Callable[[Any, Problem, dict[str, Any]], Any]) -> Any:
         """Apply *act* to states and observations, one set of observations after the other where analyses are local."""
         problem, arguments = self._problem(observations)
+        batch, sets = x.shape[0], arguments["values"].shape[0]
+        if batch not in (None, 1, sets) and sets not in (None, 1):
+            what = f"{type(self).__name__}: the observations do not fit the forecasts"
+            refuse(what, f"one set for all, or {batch}", sets, "pass one set for each forecast")
         if not isinstance(problem, list):
             return act(x, problem, arguments)
         rows = [

@@ -71,7 +71,7 @@ class StateBLUE(LinearAnalysis):
     Two variables, of which the first is observed:
 
     >>> layer = StateBLUE(np.array([[1.0, 0.5], [0.5, 1.0]]), 1.0, shape=(1, 2), operator=np.array([[1.0, 0.0]]))
-    >>> ops.convert_to_numpy(layer(np.zeros((1, 1, 2)), np.array([[2.0]]))).tolist()
+    >>> ops.convert_to_numpy(layer(np.zeros((1, 1, 2)), np.array([[2.0]]))).round(12).tolist()
     [[[1.0, 0.5]]]
     """
 
@@ -162,9 +162,10 @@ class StateBLUE(LinearAnalysis):
         if "index" not in given and self.operator is None:
             expected = "index and weights, or a layer with operator="
             refuse("StateBLUE: observations without places", expected, sorted(given), "StateBLUE(..., operator=H)")
-        arguments = {**({} if "index" in given else self.operator or {}), **given, "error_std": self._error_std(given)}
+        given = {**({} if "index" in given else self.operator or {}), **given}
+        arguments = {**given, "error_std": self._error_std(given)}
         _, learned = self._learned_background()
-        form = chosen(self.method, arguments["values"].shape[1], self._bound)
+        form = chosen(self.method, arguments["values"].shape[1], self._bound, learned=bool(learned))
         self.form = form.name
 
         def bound(parameters: dict[str, Any]) -> Any:

@@ -13,12 +13,14 @@ import numpy as np
 import xarray as xr
 
 _EMPTY = types.CellType()
+PLAIN = (bool, int, float, str, np.ndarray, np.generic, Mapping, list, tuple)
 
 
 def digest(thing: Any) -> str:
     """Return a digest of arrays, numbers, dataclasses, layers with their weights, and functions with what they enclose.
 
-    Of a function its code and what it encloses are told, not what it calls.
+    Of a function its code, the global numbers it names, what it encloses and what it is a method of are told, not what it
+    calls.
     """
     found = hashlib.sha256()
     _add(found, thing, 0)
@@ -50,11 +52,18 @@ def _add(found: Any, thing: Any, depth: int) -> None:
         parts = [type(thing).__qualname__, {f.name: getattr(thing, f.name) for f in fields(thing)}]
     elif isinstance(thing, functools.partial):
         parts = [thing.func, thing.args, thing.keywords]
+    elif isinstance(thing, types.CodeType):
+        # Names tell sin from cos, whose codes are the same; nested functions are constants.
+        parts = [thing.co_code, thing.co_names, thing.co_consts]
+    elif isinstance(thing, bytes | complex):
+        found.update(repr(thing).encode())
     elif hasattr(thing, "__code__"):
         cells = [c.cell_contents for c in thing.__closure__ or () if c != _EMPTY]
         code = thing.__code__
-        names = [c for c in code.co_consts if isinstance(c, str | int | float)]
-        parts = [thing.__qualname__, hashlib.sha256(code.co_code).hexdigest(), names, cells, thing.__defaults__]
+        known = getattr(thing, "__globals__", {})
+        numbers = {n: known[n] for n in code.co_names if isinstance(known.get(n), PLAIN)}
+        own = getattr(thing, "__self__", None)
+        parts = [thing.__qualname__, code, cells, thing.__defaults__, thing.__kwdefaults__, numbers, own]
     elif hasattr(thing, "get_weights"):
         parts = [type(thing).__qualname__, thing.get_weights(), _attributes(thing)]
     elif hasattr(thing, "__array__"):
@@ -68,9 +77,8 @@ def _add(found: Any, thing: Any, depth: int) -> None:
 def _attributes(thing: Any) -> dict[str, Any]:
     """Return what the user gave an object; what Keras counts from one process to the next is not among it."""
     own = {k: v for k, v in getattr(thing, "__dict__", {}).items() if not k.startswith("_")}
-    plain = (bool, int, float, np.ndarray, np.generic, Mapping, tuple)
     keep = {
-        k: v for k, v in own.items() if k not in COUNTED and (isinstance(v, plain) or callable(v) or is_dataclass(v))
+        k: v for k, v in own.items() if k not in COUNTED and (isinstance(v, PLAIN) or callable(v) or is_dataclass(v))
     }
     return {k: v for k, v in keep.items() if not hasattr(v, "__self__")}
 
@@ -85,4 +93,14 @@ COUNTED = (
     "optimizer",
     "loss",
     "quantization_mode",
+    # Of Keras: methods that it wraps, names that it counts, and what training and the last call left.
+    "build",
+    "quantize",
+    "input_names",
+    "output_names",
+    "train_function",
+    "test_function",
+    "predict_function",
+    "stop_training",
+    "form",
 )

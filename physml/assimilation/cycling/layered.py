@@ -154,6 +154,13 @@ def prepare_rows(
         remedy = "a Method, such as OptimalInterpolation(background_error=...), takes every kind"
         refuse("Cycle: a layer observes points", "PointObservations", type(observations).__name__, remedy)
     members = [observations] if isinstance(observations, PointObservations) else list(observations)
+    for each in members:
+        if not isinstance(each, PointObservations):
+            refuse("Cycle: a layer observes points", "PointObservations", type(each).__name__, "one for each member")
+    known = {each.error_std is None for each in members}
+    if len(known) > 1:
+        remedy = "PointObservations(..., error_std=...) for each, or for none"
+        refuse("Cycle: some of the observations have no error", "error_std for all, or for none", "some", remedy)
     if len(members) not in (1, size):
         refuse("observations do not fit the members", f"one set, or {size}", len(members), "pass one for each member")
     prepared, counts = [], {"observations_dropped_space": 0, "observations_unused": 0}

@@ -211,7 +211,11 @@ def _course(
 ) -> tuple[int, int]:
     """Return the number of steps and of those between analyses, from the times of the observations where not given."""
     if steps is None or every is None:
-        given = observations.when() if isinstance(observations, Observations) else None
+        if observations is None or isinstance(observations, Observations):
+            given = None if observations is None else observations.when()
+        else:
+            each = [one.when() for one in observations]
+            given = None if any(w is None for w in each) or not each else np.concatenate(each)
         if given is None or not len(given):
             every = every or 1
             if steps is None:
@@ -285,6 +289,9 @@ def _held(
 
     With *spread* it has a row for each member.
     """
+    if not cycle.forcing_names and isinstance(forcing, xr.Dataset):
+        what, remedy = "Cycle: it is not said which variables force the step", "forcing_names=['name', ...]"
+        refuse(what, "forcing_names, in the order of the channels", tuple(forcing.data_vars), remedy)
     if not cycle.forcing_names or not (forcing is None or isinstance(forcing, xr.Dataset)):
         return None if forcing is None else lambda n: np.asarray(forcing[:, n])
     # Dimensions that fields lack are those of the initial state.

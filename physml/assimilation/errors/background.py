@@ -69,7 +69,9 @@ class Dense(Background):
         b = np.asarray(matrix, "float64")
         if b.ndim != 2 or b.shape[0] != b.shape[1]:
             refuse("Dense: B is no square matrix", "[n, n]", b.shape, "pass the covariance of the state vector")
-        if not np.isfinite(b).all() or np.abs(b - b.T).max() > 1e-10 * np.abs(b).max():
+        if not np.isfinite(b).all():
+            refuse("Dense: B is not finite", "finite values", "NaN or inf", "leave masked cells out of the state")
+        if np.abs(b - b.T).max(initial=0) > 1e-10 * np.abs(b).max(initial=0):
             refuse("Dense: B is not symmetric", "B = B^T", f"they differ by {np.abs(b - b.T).max():g}", "(B + B.T) / 2")
         values, vectors = np.linalg.eigh((b + b.T) / 2)
         if values[0] < -1e-10 * max(values[-1], 0.0):
@@ -190,12 +192,7 @@ def bind(
         return error
     with _backend.float64():
         domain = Domain.of(error, size, geometry, shape, latitude, longitude, periodic, mask, channels)
-        if hasattr(error, "bind"):
-            bound = error.bind(domain)
-        elif np.ndim(error) == 2 and np.shape(error) == (domain.size, domain.size):
-            bound = Dense(error)
-        else:
-            bound = Independent(domain.spread(error))
+        bound = domain.bound(error)
     if bound.size != domain.size:
         what = f"{type(error).__name__} does not fit the state"
         refuse(what, f"{domain.size} elements", bound.size, "pass the covariance of wet cells x channels")

@@ -174,4 +174,4 @@ class Hybrid(Covariance):
         if not is_constant(weight):
             # A search may step beyond the ends.
             weight = ops.clip(weight, 0.0, 1.0)
-        return compose.Total([self.static.bind(domain), self.ensemble.bind(domain)], [1 - weight, weight])
+        return compose.Total([domain.bound(self.static), domain.bound(self.ensemble)], [1 - weight, weight])

@@ -24,7 +24,7 @@ from keras import ops
 from physml import _backend
 from physml._errors import closest
 from physml.assimilation.errors.background import Background
-from physml.assimilation.errors.domain import Domain, is_constant, unit_vectors
+from physml.assimilation.errors.domain import Domain, is_constant, ordered, unit_vectors
 from physml.assimilation.errors.kernels import correlated
 from physml.assimilation.errors.localisation import gaspari_cohn
 from physml.assimilation.times import duration, refuse
@@ -56,10 +56,13 @@ class Covariance:
     def __post_init__(self) -> None:
         for name in self.positive:
             value = getattr(self, name)
-            if is_constant(value) and not (np.asarray(value) > 0).all():
+            # NaN in a field is land, which is looked at where the mask is known.
+            field = np.asarray(value) if is_constant(value) else np.ones(1)
+            known = field[~np.isnan(field)] if field.ndim else field
+            if not known.size or not (known > 0).all():
                 what = f"{type(self).__name__}: {name} is not positive"
                 expected = "> 0, in units of the field, [m] or [s]"
-                refuse(what, expected, np.min(np.asarray(value)), f"correct {name}")
+                refuse(what, expected, known.min() if known.size else np.nan, f"correct {name}")
 
     def bind(self, domain: Domain) -> Background:
         """Return B on the elements of a domain."""
@@ -129,6 +132,8 @@ class Covariance:
 
 
 def _plain(value: Any) -> Any:
+    if hasattr(value, "dims"):
+        value = ordered(value).values
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, tuple) and not all(isinstance(v, int | float | bool | str | None) for v in value):

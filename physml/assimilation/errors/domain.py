@@ -10,10 +10,10 @@ import numpy as np
 from keras import ops
 
 from physml._errors import closest
-from physml.assimilation.errors.background import Background, Independent
+from physml.assimilation.errors.background import Background, Dense, Independent
 from physml.assimilation.errors.compose import Kronecker, Scaled
 from physml.assimilation.times import refuse
-from physml.grid import EARTH_RADIUS
+from physml.grid import EARTH_RADIUS, latitude_longitude
 
 
 def is_constant(value: Any) -> bool:
@@ -26,6 +26,16 @@ def unit_vectors(latitude: Any, longitude: Any) -> np.ndarray:
     phi, lam = np.deg2rad(np.asarray(latitude, "float64")), np.deg2rad(np.asarray(longitude, "float64"))
     phi, lam = np.broadcast_arrays(phi, lam)
     return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
+
+
+def ordered(field: Any) -> Any:
+    """Return a DataArray with latitude and longitude in this order, then the rest; anything else as it is."""
+    if not hasattr(field, "dims") or field.ndim < 2:
+        return field
+    try:
+        return field.transpose(*[str(c.dims[0]) for c in latitude_longitude(field) if c.ndim == 1], ...)
+    except ValueError:
+        return field
 
 
 def constant(value: Any) -> Any:
@@ -82,7 +92,9 @@ class Domain:
         if shape is None and geometry is not None:
             shape = (len(geometry.positions) // count,)
         if shape is None and size is None:
-            size = getattr(error, "size", None) or (np.shape(error)[0] if np.ndim(error) == 2 else None)
+            # The size of an array counts all of a matrix.
+            square = np.ndim(error) == 2 and np.shape(error)[0] == np.shape(error)[1]
+            size = np.shape(error)[0] if square else getattr(error, "size", None)
         if shape is None and size is not None:
             shape = (size // count,)
         if shape is None:
@@ -158,7 +170,7 @@ class Domain:
 
         The field is on the grid, on its wet cells, or on either with the channels last.
         """
-        std = constant(std)
+        std = constant(ordered(std) if self.spherical else std)
         shape = tuple(std.shape)
         if shape == (self.size,):
             return std
@@ -172,6 +184,10 @@ class Domain:
         if is_constant(std):
             flat = std.reshape(-1, columns)
             flat = flat if len(flat) == self.cells else flat[self.wet]
+            missing = int((~np.isfinite(flat)).sum())
+            if missing:
+                what = "a parameter of B is missing on wet cells"
+                refuse(what, "finite values", f"{missing} missing", "fill it, or pass mask=, True on wet cells")
             return np.ascontiguousarray(np.broadcast_to(flat, (self.cells, self.channels))).reshape(-1)
         flat = ops.reshape(std, (-1, columns))
         flat = flat if flat.shape[0] == self.cells else ops.take(flat, self.wet, axis=0)
@@ -182,6 +198,16 @@ class Domain:
         if self.channels > 1 and correlation.size == self.cells:
             correlation = Kronecker(correlation, np.eye(self.channels))
         return correlation if std is None else Scaled(correlation, self.spread(std))
+
+    def bound(self, error: Any) -> Background:
+        """Return a covariance, a matrix ``[n, n]`` or a standard deviation on the elements of the state."""
+        if isinstance(error, Background):
+            return error
+        if hasattr(error, "bind"):
+            return error.bind(self)
+        if np.ndim(error) == 2 and np.shape(error) == (self.size, self.size):
+            return Dense(error)
+        return self.independent(error)
 
     def independent(self, std: Any) -> Background:
         """Return sigma sigma."""

@@ -64,7 +64,7 @@ class Kronecker(Covariance):
             refuse(
                 "Kronecker: between does not fit the channels", domain.channels, between.shape[0], "one row for each"
             )
-        return compose.Kronecker(self.within.bind(domain.one()), between)
+        return compose.Kronecker(domain.one().bound(self.within), between)
 
 
 @keras.saving.register_keras_serializable(package="physml")
@@ -75,7 +75,7 @@ class Blocks(Covariance):
     Parameters
     ----------
     of
-        Covariances by name of the channel, for all channels; or a tuple in their order.
+        Covariances or standard deviations by name of the channel, for all channels; or a tuple in their order.
 
     Examples
     --------
@@ -94,7 +94,7 @@ class Blocks(Covariance):
         if len(placed) != domain.channels:
             known = domain.names or domain.channels
             refuse("Blocks: not every channel has a covariance", known, tuple(named), "pass one for each")
-        return compose.Blocks([placed[k].bind(domain.one()) for k in range(domain.channels)])
+        return compose.Blocks([domain.one().bound(placed[k]) for k in range(domain.channels)])
 
 
 @keras.saving.register_keras_serializable(package="physml")
@@ -183,7 +183,7 @@ class Balance(Covariance):
             return apply
 
         forward, adjoint = on_fields([f for f, _ in pairs]), on_fields([a for _, a in reversed(pairs)])
-        return compose.Balanced(self.unbalanced.bind(domain), forward, adjoint)
+        return compose.Balanced(domain.bound(self.unbalanced), forward, adjoint)
 
 
 def _adjoint(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

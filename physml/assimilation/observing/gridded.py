@@ -22,7 +22,8 @@ class GridObservations(Observations):
     ----------
     values
         DataArray with the dimensions of space and maybe time, NaN where there is no observation. Coordinates say which cells:
-        some of them are enough (every other site).
+        some of them are enough (every other site);
+        longitudes may count from -180 or from 0.
     error_std
         sigma_o: a number, or a DataArray broadcast to *values*; by default the attribute ``error_std`` of *values*.
     variable
@@ -128,6 +129,9 @@ class GridObservations(Observations):
                 out.append(np.arange(size))
                 continue
             gap = np.abs(np.asarray(own.values, "float64")[:, None] - axis[None])
+            if state.horizontal and state.horizontal[1][0] == (d,):
+                # Longitudes may count from -180 or from 0.
+                gap = np.abs(np.mod(gap + 180, 360) - 180)
             near = gap.argmin(axis=1)
             slack = 1e-4 * (np.abs(np.diff(axis)).min() if axis.size > 1 else 1.0)
             lost = gap[np.arange(size), near] > slack

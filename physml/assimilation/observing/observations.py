@@ -12,7 +12,7 @@ import xarray as xr
 from physml import grid
 from physml.assimilation.observing.grids import WAYS, bilinear
 from physml.assimilation.observing.rows import Observations, Rows, linear_rows
-from physml.assimilation.times import duration, find_time, refuse, seconds
+from physml.assimilation.times import duration, find_time, instants, refuse, seconds
 from physml.assimilation.vector import StateVector
 
 
@@ -30,7 +30,7 @@ class PointObservations(Observations):
     latitude, longitude
         Positions [degrees], broadcast to *values*; longitudes may count from -180 or from 0.
     time
-        Dates (datetime64 or cftime), durations (timedelta64) or seconds; ``[obs]`` for a table, ``[time]`` for rows,
+        Dates (datetime64, datetime, cftime, or in words), durations (timedelta64) or seconds; ``[obs]`` for a table, ``[time]`` for rows,
         or one for all.
     error_std
         Standard deviation of the observation error, sigma_o, in the units of *values*; broadcast to *values*.
@@ -76,10 +76,14 @@ class PointObservations(Observations):
             refuse("latitude is beyond the poles", "-90 to 90 degrees", f"{beyond[0]:g}", "is longitude first?")
         if np.isinf(values).any():
             refuse("observations are infinite", "finite values, NaN where missing", "inf", "replace inf by NaN")
-        if (put.get("error_std", values * 0 + 1) <= 0).any():
-            refuse("error_std is not positive", "> 0", f"{np.nanmin(put['error_std']):g}", "drop flagged observations")
+        if "error_std" in put:
+            bad = np.isfinite(values) & ~(put["error_std"] > 0)
+            if bad.any():
+                received, remedy = f"{put['error_std'][bad][0]:g}", "drop flagged observations"
+                refuse("error_std is not positive", "> 0", received, remedy)
+            put["error_std"] = np.where(put["error_std"] > 0, put["error_std"], 1.0)
         if self.time is not None:
-            time = np.asarray(self.time)
+            time = instants(self.time)
             put["time"] = np.broadcast_to(time, values.shape[:1]) if time.ndim == 0 else time
             if put["time"].shape != values.shape[:1]:
                 expected = f"{values.shape[:1]}, one for each {'row' if values.ndim == 2 else 'observation'}"

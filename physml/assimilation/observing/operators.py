@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 
 from physml.assimilation.observing.rows import Observations, Rows, linear_rows, row_of, shown
-from physml.assimilation.times import refuse
+from physml.assimilation.times import instants, refuse
 from physml.assimilation.vector import StateVector
 
 
@@ -29,7 +29,7 @@ class _Series(Observations):
     def __post_init__(self) -> None:
         name = type(self).__name__
         values = np.asarray(self.values, "float64")
-        time = None if self.time is None else np.atleast_1d(np.asarray(self.time))
+        time = None if self.time is None else np.atleast_1d(instants(self.time))
         if values.ndim == 1 and (time is None or time.size == 1):
             values = values[None]
         if values.ndim != 2 or (time is not None and time.shape != values.shape[:1]):
