@@ -188,8 +188,9 @@ def test_fitting_sets_the_layer_and_any_background_error_can_be_fitted():
     values += rng.normal(0, 0.3, values.shape)
     values[0, 3:] = np.nan
     innovations = PointObservations(values, lat, lon)
-    layer = BLUE(Diffusion(0.4, 120e3), 0.5, **make, trainable=("std",))
-    layer._logs["std"].assign(0.7)
+    with _backend.float64():
+        layer = BLUE(Diffusion(0.4, 120e3), 0.5, **make, trainable=("std",))
+        layer._logs["std"].assign(0.7)
     found = layer.fit(innovations)
     assert layer.background_error is found.background_error and layer.observation_error.std == found.error_std
     assert layer.parameters["std"] == found.background_error.std

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from keras import ops
 
+from physml import _backend
 from physml.assimilation import (
     BLUE,
     Balance,
@@ -27,6 +28,13 @@ from physml.assimilation import (
     bind,
 )
 from physml.assimilation.cycling.identity import digest
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with _backend.float64():
+        yield
+
 
 LAT, LON = np.arange(-30.0, 31, 10), np.arange(0.0, 360, 20)
 GRID = {"latitude": LAT, "longitude": LON, "periodic": True}

@@ -6,10 +6,16 @@ import keras
 import numpy as np
 import pytest
 
-from physml import networks
+from physml import _backend, networks
 from physml.testbeds import lorenz96
 
 RNG = np.random.default_rng(3)
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with _backend.float64():
+        yield
 
 
 def numpy(x):

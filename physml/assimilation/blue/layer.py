@@ -130,8 +130,9 @@ class LinearAnalysis(keras.layers.Layer):
         self.background_error = background_error
         if error_std is not None:
             self.observation_error = Diagonal(error_std)
-        for weight in self._logs.values():
-            weight.assign(0.0)
+        with _backend.float64():
+            for weight in self._logs.values():
+                weight.assign(0.0)
         self._forget()
 
     @property
