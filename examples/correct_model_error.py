@@ -94,8 +94,8 @@ def draw(truth: xr.DataArray, runs: dict[str, xr.Dataset], step, burn_in: int):
         smooth = error.rolling(time=max(burn_in // 10, 1), center=True).mean()
         middle.plot(smooth.time, smooth, color=colour, label=name, lw=1.5)
     middle.set(xlabel="time", ylabel="rmse of the analysis, running mean")
-    middle.set_ylim(0, 1.35 * middle.get_ylim()[1])
-    middle.legend(frameon=False, fontsize=9, loc="upper right", ncols=3)
+    middle.set_ylim(0, 1.6 * middle.get_ylim()[1])
+    middle.legend(frameon=False, fontsize=9, loc="upper left", ncols=1)
     x = truth.values[::20, :, None]
     wrong = lorenz96.tendency(x, **setup.TRUTH) - lorenz96.tendency(x, **setup.MODEL)
     found = np.asarray(step.tendency.network(x.astype("float32")))
