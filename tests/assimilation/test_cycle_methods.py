@@ -22,6 +22,7 @@ from physml.assimilation import (
     OptimalInterpolation,
     PointObservations,
     Unrolled,
+    desroziers,
     drive,
     random_positions,
 )
@@ -111,6 +112,18 @@ def test_output_is_labelled_at_the_times_of_the_observations(twin, cycled):
     first = seen.values[0].dropna("site") - cycled.x_forecast[0].sel(site=seen.values[0].dropna("site").site)
     np.testing.assert_allclose(cycled.innovation[0].dropna("obs"), first, rtol=0, atol=1e-13)
     assert np.array_equal(cycled.observation_site[0].dropna("obs"), first.site)
+
+
+def test_residuals_are_observations_minus_the_analysis_and_suggest_the_errors(twin, cycled):
+    _, seen = twin
+    there = np.isfinite(seen.values.values)
+    for name, field in (("innovation", cycled.x_forecast), ("residual", cycled.x)):
+        told, expected = cycled[name].values, seen.values.values - field.values
+        assert cycled[name].dims == ("time", "obs") and cycled[name].attrs["units"] == "1"
+        np.testing.assert_allclose(told[np.isfinite(told)], expected[there], rtol=0, atol=1e-9)
+    suggested = desroziers(cycled.innovation, cycled.residual)
+    product = np.nanmean(cycled.innovation * cycled.residual)
+    assert float(suggested.observation_error_std) == pytest.approx(np.sqrt(product), rel=1e-12)
 
 
 def test_steps_and_the_steps_between_analyses_follow_from_the_times(twin, cycled):

@@ -268,9 +268,9 @@ class Course:
         return out | labels.statistics(told)
 
 
-PER_OBSERVATION = ("innovation", "innovation_std")
+PER_OBSERVATION = ("innovation", "innovation_std", "residual")
 MOMENTS = ("mean", "forecast_mean", "spread", "forecast_spread")
-STATISTICS = (*PER_OBSERVATION, "chi2", "used", "rejected")
+STATISTICS = ("innovation", "innovation_std", "chi2", "used", "rejected")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -308,7 +308,16 @@ class _Told(Method):
             count, members, size = output.analysis.shape
             flat = self.after(ops.reshape(output.analysis, (count * members, size)))
             output = output._replace(analysis=ops.reshape(flat, (count, members, size)))
-        return state, self._columns(output)
+        return state, {**self._columns(output), "residual": self._residual(problem, output, seen)}
+
+    def _residual(self, problem: Problem, output: Output, seen: Seen) -> Any:
+        """Return d - H(mean analysis), ``[count, m]``, NaN where missing."""
+        count = output.analysis.shape[0]
+        earlier, rows = seen.values.shape[0] - count, []
+        for t in range(count):
+            at, mean = seen.at(earlier + t), _backend.mean(output.analysis[t], axis=0, keepdims=True)
+            rows.append(ops.where(at.valid, at.values - problem.observe(mean, at)[0], np.nan))
+        return ops.stack(rows)
 
     def _columns(self, output: Output) -> dict[str, Any]:
         if self.method.ensemble:

@@ -178,7 +178,8 @@ class Cycle:
 
             With a method, by analysis time: of each variable the analysis ``<name>`` and ``<name>_forecast`` (of an ensemble
             their means), ``<name>_std`` and ``<name>_forecast_std`` where they are known, ``<name>_smoothed`` of smoothers (at
-            the time it speaks of), ``innovation``, ``innovation_std``, ``chi2``, ``used``, ``rejected``.
+            the time it speaks of), ``innovation``, ``innovation_std``, ``residual`` (observation minus analysis, for
+            :func:`desroziers`), ``chi2``, ``used``, ``rejected``.
 
         Raises
         ------

@@ -73,6 +73,8 @@ class Labels:
             "chi2": self.by_time(columns["chi2"], "chi-square of the innovations over their number"),
             "used": self.by_time(columns["used"], "number of observations used"),
         }
+        if "residual" in columns:
+            out["residual"] = self.by_observation(columns["residual"], "observation minus analysis")
         if "rejected" in columns:
             out["rejected"] = self.by_time(columns["rejected"], "number of observations set aside as gross errors")
         return out
