@@ -141,6 +141,7 @@ def test_a_cycle_that_blows_up_is_named(twin):
         ({"loss": "truth"}, "the loss is not known, or has no truth"),
         ({"parameters": {"background_error": 1.0}}, "ETKF has no background error"),
         ({}, "there is nothing to train"),
+        ({"parameters": {"inflation": 1.05}, "burn_in": 1000}, "nothing is left to train on. Expected: at most"),
     ],
 )
 def test_what_does_not_fit_is_refused(twin, arguments, message):

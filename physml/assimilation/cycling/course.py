@@ -235,8 +235,8 @@ class Course:
             "observations": self.rows,
             "options": [self.every, self.dtype, self.seed, self.members, len(self.rows.values), self.labels.times],
         }
-        last = len(self.rows.values) - 1
-        parts["forcing"] = [self.held(t) for t in sorted({0, last // 2, last})] if self.held is not None else None
+        held, times = self.held, range(len(self.rows.values))
+        parts["forcing"] = None if held is None else [digest(held(t)) for t in times]
         return {name: digest(part) for name, part in parts.items()}
 
     def label(self, columns: Columns) -> dict[str, Any]:

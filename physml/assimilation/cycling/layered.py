@@ -104,12 +104,12 @@ class LayeredRun:
 
     def identity(self) -> dict[str, str]:
         """Return digests of what the run follows from, but for the cycle itself."""
-        last = self.portions - 1
+        forcing = (self.held(n) for n in range(self.portions))
         parts = {
             "initial": [ops.convert_to_numpy(self.initial), self.labels.wet],
             "observations": self.given,
             "options": [self.every, self.portions, self.labels.times],
-            "forcing": [self.held(n) for n in sorted({0, last // 2, last})],
+            "forcing": [digest(f) for f in forcing if f is not None],
         }
         return {name: digest(part) for name, part in parts.items()}
 

@@ -332,6 +332,10 @@ class _Trainer:
         if not spans:
             remedy = f"a span shorter than {through.span}"
             refuse("train_through: too few observations", f"{through.span} calls", len(through.windows), remedy)
+        latest = through.windows[spans[-1][0]]
+        if burn_in > latest[1] - latest[2]:
+            received, remedy = f"burn_in={burn_in}", "a shorter burn_in, or more observations"
+            refuse("train_through: nothing is left to train on", f"at most {latest[1] - latest[2]}", received, remedy)
         for i, calls in enumerate(spans):
             arguments = through.arguments(calls)
             first, last = through.windows[calls[0]], through.windows[calls[-1]]
