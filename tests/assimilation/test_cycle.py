@@ -60,6 +60,7 @@ def test_a_cycle_is_the_textbook_recursion_of_optimal_interpolation(basin):
         assert np.nanmax(np.abs(out.t[n] - x)) < 1e-12
         assert np.allclose(out.innovation[n], d, atol=1e-13)
         assert out.chi2[n].item() == pytest.approx(d @ np.linalg.solve(S, d) / 6, rel=1e-10)
+    assert out.attrs["solution"] == "observation space"
     assert out.t.dims == ("time", "lat", "lon") and out.t.attrs == initial.t.attrs
     assert np.array_equal(out.time, obs.time) and (out.used == 6).all()
     assert np.array_equal(out.t.notnull()[0], mask) and np.array_equal(out.t_std.notnull()[0], mask)

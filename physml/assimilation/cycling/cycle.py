@@ -174,7 +174,8 @@ class Cycle:
         Dataset
             With a layer or none, by step, the initial state not included: each variable of the state after analysis; and with
             a layer ``<name>_forecast`` before it, its posterior standard deviation ``<name>_std``, ``innovation``,
-            ``innovation_std``, ``chi2`` and ``used``, NaN or 0 where there was no analysis.
+            ``innovation_std``, ``chi2`` and ``used``, NaN or 0 where there was no analysis; of :class:`BLUE` the form of its
+            solution in the attribute ``solution``.
 
             With a method, by analysis time: of each variable the analysis ``<name>`` and ``<name>_forecast`` (of an ensemble
             their means), ``<name>_std`` and ``<name>_forecast_std`` where they are known, ``<name>_smoothed`` of smoothers (at

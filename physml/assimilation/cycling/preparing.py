@@ -14,6 +14,7 @@ import xarray as xr
 from keras import ops
 
 from physml import grid
+from physml.assimilation.blue.choice import FORMS
 from physml.assimilation.cycling.course import Course
 from physml.assimilation.cycling.labelling import Labels
 from physml.assimilation.cycling.layered import LayeredRun, prepare_rows, require_inside
@@ -136,6 +137,9 @@ def layered_of(
     if observations is not None:
         at = np.arange(every, steps + 1, every)
         given, counts = prepare_rows(cycle.analysis, observations, fields[k], times, at, tolerance, outside, x.shape[0])
+    form = {}
+    if given is not None and hasattr(cycle.analysis, "resolved"):
+        form["solution"] = FORMS[cycle.analysis.resolved(given["values"].shape[-1])].name
     held = _held(cycle, forcing, initial, start, times, time, spread=True)
     labels = Labels(
         time,
@@ -144,7 +148,7 @@ def layered_of(
         member[0] if member else None,
         fields,
         start.wet,
-        {**initial.attrs, **counts},
+        {**initial.attrs, **counts, **form},
         _action(cycle, steps),
         {},
         fields[k].attrs.get("units"),
