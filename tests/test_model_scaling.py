@@ -40,8 +40,14 @@ def make(by=None, increment=False, method=METHOD, **options):
     return model
 
 
-@pytest.mark.parametrize("by", [None, "month"])
-@pytest.mark.parametrize("increment", [False, True])
+@pytest.mark.parametrize(
+    ("by", "increment"),
+    [
+        (None, False),
+        ("month", True),
+        *[pytest.param(*a, marks=pytest.mark.long) for a in ((None, True), ("month", False))],
+    ],
+)
 def test_one_file_holds_the_scaling(by, increment, tmp_path):
     ds, model = climate(), make(by, increment, constraints=[NonNegative("rain")])
     model.compile(keras.optimizers.Adam(0.01), "mse")

@@ -122,8 +122,14 @@ def stop_at(monkeypatch, region, before):
     monkeypatch.setattr(xr.Dataset, "to_zarr", written)
 
 
-@pytest.mark.parametrize("ending", ["zarr", "nc"])
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(
+    ("ending", "before"),
+    [
+        ("zarr", True),
+        ("nc", False),
+        *[pytest.param(*a, marks=pytest.mark.long) for a in (("zarr", False), ("nc", True))],
+    ],
+)
 def test_a_prediction_stopped_at_any_region_is_resumed(ds, model, whole, tmp_path, monkeypatch, ending, before):
     lazy = ds.chunk(time=3)
     for region in range(4):
