@@ -352,7 +352,9 @@ def test_one_member_and_a_mean_of_another_state_are_refused(twin):
 def test_a_forecast_that_outgrows_sixteen_digits_is_named(twin):
     start, seen = twin
     wild = RK4(lorenz96.tendency, 0.4, dtype="float64")
-    with pytest.raises(ValueError, match=r"not finite at the analysis of 0\.1.*look at a free run"):
+    # TensorFlow fails in the decomposition; JAX goes on with NaN, which the next forecast shows.
+    when = "0.2" if keras.backend.backend() == "jax" else "0.1"
+    with pytest.raises(ValueError, match=f"not finite at the analysis of {when}.*look at a free run"):
         Cycle(wild, EnKFN(), state_names=["x"]).run(10 * start, seen, time_step=0.05)
 
 
