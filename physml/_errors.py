@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 
 def describe(what: str, *, expected: object, received: object, remedy: str) -> str:
@@ -26,6 +26,11 @@ def describe(what: str, *, expected: object, received: object, remedy: str) -> s
     'batch_size is not positive. Expected: >= 1. Received: 0. Remedy: pass batch_size=32.'
     """
     return f"{what}. Expected: {expected}. Received: {received}. Remedy: {remedy}."
+
+
+def refuse(what: str, expected: object, received: object, remedy: str) -> NoReturn:
+    """Raise a ValueError in the house form; arguments as for :func:`describe`."""
+    raise ValueError(describe(what, expected=expected, received=received, remedy=remedy))
 
 
 def closest(name: str, names: Iterable[object]) -> str:

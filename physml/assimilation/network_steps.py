@@ -22,8 +22,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from physml._errors import refuse
 from physml.assimilation.steps import evaluate
-from physml.assimilation.times import refuse
 
 
 class _Held(keras.layers.Layer):

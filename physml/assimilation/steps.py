@@ -17,7 +17,8 @@ import xarray as xr
 from keras import ops
 
 from physml import grid
-from physml.assimilation.times import duration, find_time, refuse
+from physml._errors import refuse
+from physml.assimilation.times import duration, find_time
 
 
 def evaluate(function: Callable[..., Any], state: Any, forcing: Any = None) -> Any:

@@ -1,15 +1,15 @@
-"""Times of observations and fields on one axis of seconds, and the wording of what is refused."""
+"""Times of observations and fields on one axis of seconds."""
 
 from __future__ import annotations
 
 from datetime import date
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from physml._errors import describe
+from physml._errors import refuse
 
 
 def find_time(obj: xr.Dataset | xr.DataArray) -> xr.DataArray | None:
@@ -75,8 +75,3 @@ def duration(value: Any) -> float:
     if isinstance(value, int | float | np.integer | np.floating):
         return float(value)
     return float(pd.Timedelta(value).total_seconds())
-
-
-def refuse(what: str, expected: object, received: object, remedy: str) -> NoReturn:
-    """Raise a ValueError in the house form."""
-    raise ValueError(describe(what, expected=expected, received=received, remedy=remedy))

@@ -11,8 +11,7 @@ import numpy as np
 import xarray as xr
 
 from physml import grid
-from physml._errors import closest
-from physml.assimilation.times import refuse
+from physml._errors import closest, refuse
 from physml.provenance import same_units
 
 if TYPE_CHECKING:  # labelled observations load no Keras

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from physml._errors import describe
+from physml._errors import refuse
 from physml.networks.convolutional import CONVOLUTIONS
 from physml.networks.padding import KINDS, Pad
 
@@ -68,7 +68,7 @@ class Bilinear(keras.layers.Layer):
         super().__init__(**kwargs)
         _check(width, boundary)
         if products is not None and products < 1:
-            _fail("Bilinear: products is no count", "a whole number >= 1, or None", products, "pass products=6")
+            refuse("Bilinear: products is no count", "a whole number >= 1, or None", products, "pass products=6")
         self.outputs, self.width, self.boundary = int(outputs), int(width), tuple(boundary)
         self.products, self.seed = products, int(seed)
         self.pad = Pad(self.width // 2, self.boundary, dtype=self.dtype_policy)
@@ -234,17 +234,13 @@ def brajard_cnn(
 
 def _check(width: int, boundary: Sequence[str]) -> None:
     if width < 1 or width % 2 == 0:
-        _fail("the stencil has no centre", "an odd number of cells", width, "use 3, 5, 7, ...")
+        refuse("the stencil has no centre", "an odd number of cells", width, "use 3, 5, 7, ...")
     bad = [b for b in boundary if b not in KINDS]
     if bad or isinstance(boundary, str):
-        _fail("unknown boundary", f"one of {KINDS} for each dimension", boundary, "boundary=['periodic']")
+        refuse("unknown boundary", f"one of {KINDS} for each dimension", boundary, "boundary=['periodic']")
 
 
 def _fits(shape: Sequence[int], boundary: Sequence[str]) -> None:
     if not 1 <= len(shape) <= 3 or len(shape) != len(boundary) or isinstance(boundary, str):
         expected = "one to three dimensions of space, each with its boundary"
-        _fail("the boundary does not fit the grid", expected, f"{shape}, {boundary}", "boundary=['periodic'] for [40]")
-
-
-def _fail(what: str, expected: object, received: object, remedy: str) -> None:
-    raise ValueError(describe(what, expected=expected, received=received, remedy=remedy))
+        refuse("the boundary does not fit the grid", expected, f"{shape}, {boundary}", "boundary=['periodic'] for [40]")

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from physml._errors import describe
+from physml._errors import refuse
 
 Array = NDArray[np.float64]
 
@@ -34,11 +34,11 @@ def integrate(
         Where the number of steps is no multiple of *every*, *dt* is not positive, or the model blows up.
     """
     if not dt > 0:
-        fail("dt is not positive", "a length of the step > 0 [model time]", dt, "pass dt=0.05 or smaller")
+        refuse("dt is not positive", "a length of the step > 0 [model time]", dt, "pass dt=0.05 or smaller")
     if isinstance(every, bool) or int(every) != every or every < 1 or n_steps < 0 or int(n_steps) != n_steps:
-        fail("the number of steps is no count", "n_steps >= 0 and every >= 1", (n_steps, every), "pass whole numbers")
+        refuse("the number of steps is no count", "n_steps >= 0 and every >= 1", (n_steps, every), "pass whole numbers")
     if n_steps % every:
-        fail("the last step is not kept", f"n_steps a multiple of every={every}", n_steps, "change n_steps or every")
+        refuse("the last step is not kept", f"n_steps a multiple of every={every}", n_steps, "change n_steps or every")
     for _ in range(round(spin_up / dt)):
         x = rk4(tendency, x, dt)
     kept = np.empty((n_steps // every + 1, *x.shape))
@@ -48,7 +48,7 @@ def integrate(
         if k % every == 0:
             kept[k // every] = x
     if not np.isfinite(kept[-1]).all():
-        fail("the model blew up", "finite values", f"NaN or inf with dt={dt}", "take a smaller dt")
+        refuse("the model blew up", "finite values", f"NaN or inf with dt={dt}", "take a smaller dt")
     return kept
 
 
@@ -58,7 +58,7 @@ def start(x: ArrayLike | None, rest: Array, seed: int, members: int | None, std:
     base = np.asarray(rest if x is None else x, np.float64)
     if base.shape[-1:] != rest.shape or base.ndim > 2 or (base.ndim == 2 and members not in (None, len(base))):
         shape = f"[{rest.size}], or [members, {rest.size}]"
-        fail("the initial state does not fit", shape, list(base.shape), "give one value for each component")
+        refuse("the initial state does not fit", shape, list(base.shape), "give one value for each component")
     if given and (members is None or base.ndim == 2):
         return base
     rng = np.random.default_rng(seed)
@@ -77,8 +77,3 @@ def labelled(fields: dict[str, tuple[tuple[str, ...], Array, str]], dt: float, e
         ds = ds.assign_coords(member=("member", np.arange(ds.sizes["member"]), {"standard_name": "realization"}))
     elapsed = {"long_name": "model time", "units": "1", "axis": "T"}
     return ds.assign_coords(time=("time", np.arange(ds.sizes["time"]) * every * dt, elapsed))
-
-
-def fail(what: str, expected: object, received: object, remedy: str) -> None:
-    """Raise a ValueError in the house form."""
-    raise ValueError(describe(what, expected=expected, received=received, remedy=remedy))

@@ -32,12 +32,12 @@ Strang, G. (1968), doi:10.1137/0705041. Van Leer, B. (1974), doi:10.1016/0021-99
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from physml._errors import describe
+from physml._errors import refuse
 
 Array = NDArray[np.float64]
 
@@ -241,11 +241,6 @@ def advance(
     if wet is not None:
         c = np.where(wet, c, given)
     return c.astype(given.dtype if np.issubdtype(given.dtype, np.floating) else np.float64, copy=False)
-
-
-def refuse(what: str, expected: object, received: object, remedy: str) -> NoReturn:
-    """Raise a ValueError in the house wording."""
-    raise ValueError(describe(what, expected=expected, received=received, remedy=remedy))
 
 
 def _check_shapes(c: NDArray, tx: Array, ty: Array, v: Array, wet: NDArray[np.bool_] | None) -> None:

@@ -34,7 +34,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from physml.testbeds._transport import MAX_OUTFLOW, advance, outflow_rate, refuse, transports
+from physml._errors import refuse
+from physml.testbeds._transport import MAX_OUTFLOW, advance, outflow_rate, transports
 
 __all__ = ["advance", "basin", "mean_transports", "simulate", "streamfunction", "transports"]
 

@@ -33,6 +33,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from physml import provenance
+from physml._errors import refuse
 from physml.testbeds import _integrate
 from physml.testbeds._arrays import namespace
 
@@ -122,7 +123,7 @@ def simulate(
         If an argument is out of range, or the model blows up; the message names it.
     """
     if n < 4:
-        _integrate.fail("n is too small: a site meets itself", "n >= 4", n, "pass n=40")
+        refuse("n is too small: a site meets itself", "n >= 4", n, "pass n=40")
     x = _integrate.start(initial, np.full(n, float(forcing)), seed, members, 1.0)
 
     def slope(y: Any) -> Any:

@@ -29,6 +29,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from physml import provenance
+from physml._errors import refuse
 from physml.testbeds import _integrate, lorenz96
 from physml.testbeds._arrays import namespace
 
@@ -115,7 +116,7 @@ def simulate(
         If an argument is out of range, or the model blows up; the message names it.
     """
     if n < 4 or n * n_fast < 4:
-        _integrate.fail("n is too small: a site meets itself", "n >= 4, n_fast >= 1", (n, n_fast), "pass n=36")
+        refuse("n is too small: a site meets itself", "n >= 4, n_fast >= 1", (n, n_fast), "pass n=36")
     rest = np.zeros((n, 1 + n_fast))
     rest[:, 0] = forcing
     std = np.where(np.arange(1 + n_fast) == 0, 1.0, 0.1)

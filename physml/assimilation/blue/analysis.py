@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from physml._errors import refuse
 from physml.assimilation.blue.choice import FORMS
 from physml.assimilation.blue.grid_blue import BLUE
 from physml.assimilation.blue.iterative import Sampled
 from physml.assimilation.observing import grids
 from physml.assimilation.observing.observations import PointObservations, pad
-from physml.assimilation.times import duration, find_time, refuse, seconds
+from physml.assimilation.times import duration, find_time, seconds
 from physml.provenance import same_units, stamp
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from physml._errors import closest
+from physml._errors import closest, refuse
 from physml.assimilation.blue.forms import Ensemble, Form, ObservationSpace, StateSpace
 from physml.assimilation.blue.iterative import ConjugateGradients
 from physml.assimilation.blue.local import Local
 from physml.assimilation.blue.precision import Precision
-from physml.assimilation.times import refuse
 
 FORMS: dict[str, type[Form]] = {
     "observation": ObservationSpace,

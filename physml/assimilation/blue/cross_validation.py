@@ -16,10 +16,10 @@ import xarray as xr
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.blue.grid_blue import BLUE
 from physml.assimilation.blue.likelihood import prepared_rows
 from physml.assimilation.observing.observations import PointObservations
-from physml.assimilation.times import refuse
 
 
 def leave_out(layer: BLUE, innovations: PointObservations, groups: Any) -> xr.Dataset:

@@ -16,12 +16,11 @@ import scipy.optimize
 from keras import ops
 
 from physml import _backend
-from physml._errors import closest
+from physml._errors import closest, refuse
 from physml.assimilation.blue.estimate import double
 from physml.assimilation.blue.likelihood import Fit, fit_background_error, innovation_likelihood
 from physml.assimilation.blue.products import BLOCK, ObservedBackground, Rows
 from physml.assimilation.observing.observations import PointObservations
-from physml.assimilation.times import refuse
 
 LOSSES = ("innovation",)
 

@@ -121,21 +121,12 @@ class Form:
         return ops.where(self.valid[..., None], self.innovation, 0.0) * self.weights
 
 
-class ObservationSpace(Form):
-    """By Cholesky factors of S ``[m, m]``."""
-
-    name = "observation space"
-
-    def factorise(self) -> None:
-        """Factorise S."""
-        self.hbh = self.observed.at_observations()
-        identity = ops.eye(ops.shape(self.hbh)[-1], dtype="float64")
-        self.cholesky = ops.cholesky(identity + self.scale[..., :, None] * self.hbh * self.scale[..., None, :])
+class ByRepresenters(Form):
+    """Forms that solve with S, whatever the solver; a subclass gives :meth:`solve`."""
 
     def solve(self, c: Any) -> Any:
         """Return P c, ``[o, m, k]``."""
-        half = ops.solve_triangular(self.cholesky, self.whiten(c), lower=True)
-        return self.whiten(ops.solve_triangular(last(self.cholesky), half, lower=False))
+        raise NotImplementedError
 
     @cached_property
     def weights(self) -> Any:
@@ -150,6 +141,23 @@ class ObservationSpace(Form):
     def adjoint(self, a: Any) -> Any:
         """Return z."""
         return self.solve(self.observed.gain_adjoint(a))
+
+
+class ObservationSpace(ByRepresenters):
+    """By Cholesky factors of S ``[m, m]``."""
+
+    name = "observation space"
+
+    def factorise(self) -> None:
+        """Factorise S."""
+        self.hbh = self.observed.at_observations()
+        identity = ops.eye(ops.shape(self.hbh)[-1], dtype="float64")
+        self.cholesky = ops.cholesky(identity + self.scale[..., :, None] * self.hbh * self.scale[..., None, :])
+
+    def solve(self, c: Any) -> Any:
+        """Return P c, ``[o, m, k]``."""
+        half = ops.solve_triangular(self.cholesky, self.whiten(c), lower=True)
+        return self.whiten(ops.solve_triangular(last(self.cholesky), half, lower=False))
 
     def variance(self) -> tuple[Any, Any]:
         """Return diag B - colsum((L^-1 M R^-1/2 H B)^2), block by block."""

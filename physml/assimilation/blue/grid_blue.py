@@ -26,7 +26,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from physml._errors import closest
+from physml._errors import closest, refuse
 from physml.assimilation.blue.choice import chosen, key
 from physml.assimilation.blue.estimate import double, spread_std
 from physml.assimilation.blue.fitting import fitted
@@ -40,7 +40,6 @@ from physml.assimilation.errors.covariance import Diagonal
 from physml.assimilation.errors.domain import is_constant, ordered, unit_vectors
 from physml.assimilation.observing.grids import Interpolation, bilinear
 from physml.assimilation.observing.observations import PointObservations
-from physml.assimilation.times import refuse
 
 TILE = 64
 """Largest number of cells in a tile of local analyses."""

@@ -17,7 +17,7 @@ from keras import ops
 
 from physml import _backend
 from physml._errors import describe
-from physml.assimilation.blue.forms import Form
+from physml.assimilation.blue.forms import ByRepresenters, Form
 from physml.assimilation.blue.products import BLOCK
 
 
@@ -90,7 +90,7 @@ class Sampled(Form):
         return ops.square(self.scale) * self.drawn.left_observed
 
 
-class ConjugateGradients(Sampled):
+class ConjugateGradients(Sampled, ByRepresenters):
     """By conjugate gradients on S with a matrix-free B; all right-hand sides go together."""
 
     name = "conjugate gradients"
@@ -106,20 +106,6 @@ class ConjugateGradients(Sampled):
     def _innovation(self, u: Any) -> Any:
         """Return S u."""
         return u + self.whiten(self.observed.product(self.whiten(u)))
-
-    @cached_property
-    def weights(self) -> Any:
-        """Weights of the representers."""
-        return self.solve(self.innovation)
-
-    @cached_property
-    def increment(self) -> Any:
-        """B H^T w."""
-        return self.observed.gain(self.weights)
-
-    def adjoint(self, a: Any) -> Any:
-        """Return z."""
-        return self.solve(self.observed.gain_adjoint(a))
 
     def gains(self, y: Any) -> Any:
         """Return K y."""

@@ -10,13 +10,12 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
-from physml._errors import closest
+from physml._errors import closest, refuse
 from physml.assimilation.blue.choice import checked
 from physml.assimilation.blue.estimate import Problem, double, estimate, fold, unfold
 from physml.assimilation.blue.forms import Form
 from physml.assimilation.errors.covariance import Diagonal
 from physml.assimilation.errors.domain import is_constant
-from physml.assimilation.times import refuse
 
 
 class Analysis(NamedTuple):

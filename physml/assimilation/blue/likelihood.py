@@ -11,11 +11,11 @@ import scipy.optimize
 from keras import ops
 
 from physml import _backend
-from physml._errors import closest
+from physml._errors import closest, refuse
 from physml.assimilation.blue.observed import solve_innovation
 from physml.assimilation.errors.covariance import PointCovariance
 from physml.assimilation.observing.observations import PointObservations
-from physml.assimilation.times import refuse, seconds
+from physml.assimilation.times import seconds
 
 
 def innovation_likelihood(innovation: Any, hbh: Any, error_std: Any) -> Any:

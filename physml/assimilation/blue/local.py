@@ -20,11 +20,11 @@ from keras import ops
 from scipy.spatial import cKDTree
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.blue.forms import ObservationSpace
 from physml.assimilation.blue.pointwise import ObservedKernel
 from physml.assimilation.blue.products import last
 from physml.assimilation.observing.observations import pad
-from physml.assimilation.times import refuse
 
 
 @dataclass(frozen=True, eq=False)

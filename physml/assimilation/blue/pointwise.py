@@ -11,10 +11,10 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.blue.observed import ObservedCovariance
 from physml.assimilation.blue.products import BLOCK, LARGEST_DENSE, Rows, blocks, last
 from physml.assimilation.errors.covariance import PointCovariance
-from physml.assimilation.times import refuse
 
 CORNERS = 4
 FUSED = 2**16

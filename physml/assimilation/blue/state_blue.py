@@ -11,13 +11,12 @@ import numpy as np
 import scipy.sparse
 from keras import ops
 
-from physml._errors import closest
+from physml._errors import closest, refuse
 from physml.assimilation.blue.choice import chosen
 from physml.assimilation.blue.layer import LinearAnalysis
 from physml.assimilation.blue.problems import BackgroundProblem
 from physml.assimilation.errors.background import bind
 from physml.assimilation.errors.covariance import Diagonal
-from physml.assimilation.times import refuse
 
 
 @keras.saving.register_keras_serializable(package="physml")

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.cycling.identity import digest
 from physml.assimilation.cycling.labelling import Columns, Labels
 from physml.assimilation.cycling.workers import OverDask
@@ -17,7 +18,6 @@ from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.methods.runner import Runner, in_blocks, summary
 from physml.assimilation.observing.rows import Rows
 from physml.assimilation.steps import evaluate
-from physml.assimilation.times import refuse
 from physml.assimilation.vector import StateVector
 
 BLOCK_BYTES, LONGEST = 32e6, 40

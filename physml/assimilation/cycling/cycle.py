@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.cycling.course import Course
 from physml.assimilation.cycling.identity import digest
 from physml.assimilation.cycling.labelling import finish
@@ -19,7 +20,6 @@ from physml.assimilation.cycling.workers import OverDask
 from physml.assimilation.method import Method
 from physml.assimilation.observing.observations import PointObservations
 from physml.assimilation.observing.rows import Observations
-from physml.assimilation.times import refuse
 
 
 class Cycle:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from physml._errors import refuse
 from physml.assimilation.cycling.identity import digest
 from physml.assimilation.cycling.labelling import Columns, Labels
 from physml.assimilation.observing.observations import PointObservations
 from physml.assimilation.observing.rows import Observations
 from physml.assimilation.steps import evaluate
-from physml.assimilation.times import duration, refuse, seconds
+from physml.assimilation.times import duration, seconds
 from physml.assimilation.vector import require_units
 
 TOLD = ("std", "innovation", "innovation_std", "chi2", "used")

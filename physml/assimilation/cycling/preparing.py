@@ -14,6 +14,7 @@ import xarray as xr
 from keras import ops
 
 from physml import grid
+from physml._errors import refuse
 from physml.assimilation.blue.choice import FORMS
 from physml.assimilation.cycling.course import Course
 from physml.assimilation.cycling.labelling import Labels
@@ -21,7 +22,7 @@ from physml.assimilation.cycling.layered import LayeredRun, prepare_rows, requir
 from physml.assimilation.method import Method, Problem
 from physml.assimilation.observing.rows import Observations, Rows
 from physml.assimilation.steps import forcing_at, pack, state_fields, valid_times
-from physml.assimilation.times import refuse, seconds
+from physml.assimilation.times import seconds
 from physml.assimilation.vector import StateVector, state_vector
 
 if TYPE_CHECKING:

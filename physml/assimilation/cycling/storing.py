@@ -15,9 +15,8 @@ import xarray as xr
 from keras import ops
 
 from physml._atomic import put
-from physml._errors import describe
+from physml._errors import describe, refuse
 from physml.assimilation.cycling.labelling import Columns, Labels
-from physml.assimilation.times import refuse
 from physml.provenance import stamp
 
 PROGRESS, STORE = "progress.json", "run.zarr"

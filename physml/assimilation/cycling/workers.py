@@ -9,8 +9,8 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.steps import Unrolled, _Scheme, evaluate
-from physml.assimilation.times import refuse
 
 
 class OverDask:

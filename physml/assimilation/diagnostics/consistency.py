@@ -21,7 +21,7 @@ from types import EllipsisType
 import numpy as np
 import xarray as xr
 
-from physml.assimilation.times import refuse
+from physml._errors import refuse
 from physml.provenance import same_units
 
 Dims = str | Iterable[Hashable] | EllipsisType

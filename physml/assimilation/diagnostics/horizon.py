@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from physml.assimilation.times import refuse
+from physml._errors import refuse
 
 
 def forecast_skill_horizon(

@@ -21,8 +21,8 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.steps import evaluate
-from physml.assimilation.times import refuse
 from physml.provenance import stamp
 
 BLOCKS = 50

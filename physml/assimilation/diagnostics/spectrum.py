@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from physml.assimilation.times import refuse
+from physml._errors import refuse
 from physml.provenance import parse_units
 
 

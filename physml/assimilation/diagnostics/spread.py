@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from physml import verify
-from physml.assimilation.times import refuse
+from physml._errors import refuse
 
 Dims = str | Iterable[Hashable] | EllipsisType
 

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
-from physml.assimilation.times import refuse
+from physml._errors import refuse
 
 LARGEST_DENSE = 5000
 """Number of elements up to which matrices ``[n, n]`` are formed (200 MB)."""

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from physml._errors import refuse
 from physml.assimilation.errors.background import Dense
-from physml.assimilation.times import refuse
 
 
 def climatology_error(trajectory: Any, *, scale: float = 1.0, time: str = "time") -> Dense:

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from physml._errors import refuse
 from physml.assimilation.errors import background, compose
 from physml.assimilation.errors.background import Background
 from physml.assimilation.errors.covariance import Covariance, GaspariCohn
 from physml.assimilation.errors.domain import Domain, constant, is_constant
-from physml.assimilation.times import refuse
 
 
 @keras.saving.register_keras_serializable(package="physml")

@@ -22,12 +22,12 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
-from physml._errors import closest
+from physml._errors import closest, refuse
 from physml.assimilation.errors.background import Background
 from physml.assimilation.errors.domain import Domain, is_constant, ordered, unit_vectors
 from physml.assimilation.errors.kernels import correlated
 from physml.assimilation.errors.localisation import gaspari_cohn
-from physml.assimilation.times import duration, refuse
+from physml.assimilation.times import duration
 from physml.grid import EARTH_RADIUS
 
 Kernel: TypeAlias = Callable[[Any, Any], Any]

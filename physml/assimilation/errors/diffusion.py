@@ -25,12 +25,12 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
+from physml._errors import refuse
 from physml.assimilation.errors.background import Background
 from physml.assimilation.errors.covariance import Covariance
 from physml.assimilation.errors.domain import Domain, constant
 from physml.assimilation.errors.implicit import Implicit
 from physml.assimilation.errors.mesh import plane, sphere
-from physml.assimilation.times import refuse
 
 
 @keras.saving.register_keras_serializable(package="physml")

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from physml._errors import closest
+from physml._errors import closest, refuse
 from physml.assimilation.errors.background import Background, Dense, Independent
 from physml.assimilation.errors.compose import Kronecker, Scaled
-from physml.assimilation.times import refuse
 from physml.grid import EARTH_RADIUS, latitude_longitude
 
 

@@ -10,9 +10,9 @@ import xarray as xr
 from keras import ops
 
 from physml import _backend, grid
+from physml._errors import refuse
 from physml.assimilation.errors.background import Background, bind, draw
 from physml.assimilation.steps import pack, state_fields
-from physml.assimilation.times import refuse
 from physml.provenance import stamp
 
 

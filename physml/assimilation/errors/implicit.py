@@ -15,11 +15,11 @@ import scipy.sparse.linalg
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.errors.background import Background
 from physml.assimilation.errors.domain import is_constant
 from physml.assimilation.errors.mesh import Mesh
 from physml.assimilation.errors.normalisation import chain_diagonals
-from physml.assimilation.times import refuse
 
 LARGEST_FIELD = 3000
 """Number of cells up to which a length of each cell can be learnt."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from physml.assimilation.times import refuse
+from physml._errors import refuse
 
 
 def gaspari_cohn(distance: Any, half_width: float) -> Any:

@@ -11,8 +11,8 @@ import scipy.linalg
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.errors.background import Background
-from physml.assimilation.times import refuse
 
 BLOCK = 2**22
 """Number of elements of a block of the matrix (32 MB)."""

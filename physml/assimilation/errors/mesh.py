@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from physml._errors import refuse
 from physml.assimilation.errors.domain import Domain
-from physml.assimilation.times import refuse
 from physml.grid import EARTH_RADIUS
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.errors import compose
 from physml.assimilation.errors.background import Background
 from physml.assimilation.errors.covariance import Covariance
 from physml.assimilation.errors.domain import Domain, constant, is_constant
-from physml.assimilation.times import refuse
 
 
 @keras.saving.register_keras_serializable(package="physml")

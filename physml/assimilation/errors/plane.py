@@ -19,10 +19,10 @@ import scipy.fft
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.errors.background import Background
 from physml.assimilation.errors.covariance import Covariance, Stationary
 from physml.assimilation.errors.domain import Domain, is_constant
-from physml.assimilation.times import refuse
 
 
 @keras.saving.register_keras_serializable(package="physml")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from physml import _atomic
-from physml.assimilation.times import refuse
+from physml._errors import refuse
 
 
 class Checkpoint:

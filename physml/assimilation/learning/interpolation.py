@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from physml._errors import refuse
 from physml.assimilation.observing.gridded import GridObservations
-from physml.assimilation.times import find_time, refuse
+from physml.assimilation.times import find_time
 from physml.assimilation.vector import state_vector
 from physml.provenance import stamp
 

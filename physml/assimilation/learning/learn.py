@@ -27,6 +27,7 @@ import pandas as pd
 import xarray as xr
 
 from physml import _backend, _progress
+from physml._errors import refuse
 from physml.assimilation.cycling.course import Course
 from physml.assimilation.cycling.cycle import Cycle
 from physml.assimilation.cycling.identity import digest
@@ -38,7 +39,7 @@ from physml.assimilation.learning.training import Windows, trainer
 from physml.assimilation.method import Method
 from physml.assimilation.observing.gridded import GridObservations
 from physml.assimilation.observing.rows import Observations
-from physml.assimilation.times import find_time, refuse
+from physml.assimilation.times import find_time
 from physml.provenance import stamp
 
 

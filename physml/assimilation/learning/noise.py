@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from physml._errors import refuse
 from physml.assimilation.errors.background import Background
-from physml.assimilation.times import refuse
 
 WIDEST = 2.0
 """Largest factor by which q moves at a time."""

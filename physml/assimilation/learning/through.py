@@ -28,7 +28,7 @@ import xarray as xr
 from keras import ops
 
 from physml import _backend, _progress
-from physml._errors import describe
+from physml._errors import describe, refuse
 from physml.assimilation.blue.likelihood import innovation_likelihood
 from physml.assimilation.cycling.course import Course
 from physml.assimilation.cycling.cycle import Cycle
@@ -38,7 +38,6 @@ from physml.assimilation.learning._resume import Checkpoint, assign, values
 from physml.assimilation.learning.noise import Scaled
 from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.observing.rows import Observations
-from physml.assimilation.times import refuse
 
 
 class Trained(NamedTuple):

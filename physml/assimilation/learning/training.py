@@ -15,8 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from physml._errors import refuse
 from physml.assimilation.steps import Unrolled
-from physml.assimilation.times import refuse
 
 
 def multistep_loss(predicted: Any, target: Any, weights: Any = None) -> Any:

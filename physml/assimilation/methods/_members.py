@@ -9,9 +9,9 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.errors.localisation import gaspari_cohn
 from physml.assimilation.method import Geometry, Output, Problem, Seen
-from physml.assimilation.times import refuse
 
 
 class Observed(NamedTuple):

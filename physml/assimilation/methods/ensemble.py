@@ -24,6 +24,7 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.methods._linalg import cholesky_solve, inverse_and_reduced, transform, unstack
 from physml.assimilation.methods._members import (
@@ -37,7 +38,6 @@ from physml.assimilation.methods._members import (
     taper,
     told,
 )
-from physml.assimilation.times import refuse
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

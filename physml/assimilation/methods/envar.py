@@ -23,6 +23,7 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.errors.combine import Ensemble
 from physml.assimilation.errors.compose import Total
 from physml.assimilation.method import Output, Problem, Seen, State
@@ -30,7 +31,6 @@ from physml.assimilation.methods._linalg import transform
 from physml.assimilation.methods._members import forecast, model_noise, observe, relax, rotation
 from physml.assimilation.methods.kalman import covariance
 from physml.assimilation.methods.variational import Variational
-from physml.assimilation.times import refuse
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from physml._errors import refuse
 from physml.assimilation.errors.background import Background
 from physml.assimilation.method import Output, Problem, Seen, State
 from physml.assimilation.methods.kalman import covariance
 from physml.assimilation.methods.variational import Variational
-from physml.assimilation.times import refuse
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -22,10 +22,10 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.errors.background import Background, bind
 from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.methods._members import expected_std
-from physml.assimilation.times import refuse
 
 
 class _Update(NamedTuple):

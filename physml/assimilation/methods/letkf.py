@@ -22,11 +22,11 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.method import Geometry, Problem
 from physml.assimilation.methods._linalg import transform, transform_from
 from physml.assimilation.methods._members import Observed, positions, taper
 from physml.assimilation.methods.ensemble import EnsembleFilter
-from physml.assimilation.times import refuse
 
 BLOCK = 2**23
 """Largest number of elements of an array of local quantities at once (64 MB in float64)."""

@@ -11,8 +11,8 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.method import Method, Output, Problem, Seen, State
-from physml.assimilation.times import refuse
 
 SUMMARIES = ("forecast_mean", "forecast_spread", "mean", "spread", "chi2", "used", "rejected")
 """What :func:`drive` keeps unless told otherwise."""

@@ -18,11 +18,11 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.method import Output, Problem, Seen, State
 from physml.assimilation.methods._linalg import transform
 from physml.assimilation.methods._members import forecast, observe, told
 from physml.assimilation.methods.ensemble import EnsembleFilter, updated
-from physml.assimilation.times import refuse
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -24,6 +24,7 @@ import numpy as np
 from keras import ops
 
 from physml import _backend
+from physml._errors import refuse
 from physml.assimilation.errors.background import Background
 from physml.assimilation.method import Method, Output, Problem, Seen, State
 from physml.assimilation.methods._members import expected_std
@@ -36,7 +37,6 @@ from physml.assimilation.methods.gauss_newton import (
     tangents,
 )
 from physml.assimilation.methods.kalman import covariance
-from physml.assimilation.times import refuse
 
 States = Callable[[Any, Any], list[Any]]
 """``(x [B, n], z [B, p])`` to the states ``[B, n]`` at the times of the window, oldest first; row by row."""

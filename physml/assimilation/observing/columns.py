@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from physml._errors import refuse
 from physml.assimilation.observing.grids import between, bilinear
 from physml.assimilation.observing.observations import PointObservations, pad
 from physml.assimilation.observing.rows import Observations, Rows, linear_rows
-from physml.assimilation.times import refuse
 from physml.assimilation.vector import StateVector
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from physml._errors import refuse
 from physml.assimilation.observing.observations import pad
 from physml.assimilation.observing.rows import Observations, Rows, linear_rows, row_of
-from physml.assimilation.times import find_time, refuse
+from physml.assimilation.times import find_time
 from physml.assimilation.vector import StateVector
 
 

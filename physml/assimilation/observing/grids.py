@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from physml import grid
-from physml.assimilation.times import find_time, refuse
+from physml._errors import refuse
+from physml.assimilation.times import find_time
 
 
 @dataclass(frozen=True, eq=False)

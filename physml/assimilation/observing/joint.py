@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from physml._errors import refuse
 from physml.assimilation.observing.rows import Observations, Rows
-from physml.assimilation.times import refuse
 from physml.assimilation.vector import StateVector
 
 

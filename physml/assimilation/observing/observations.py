@@ -10,9 +10,10 @@ import numpy as np
 import xarray as xr
 
 from physml import grid
+from physml._errors import refuse
 from physml.assimilation.observing.grids import WAYS, bilinear
 from physml.assimilation.observing.rows import Observations, Rows, linear_rows
-from physml.assimilation.times import duration, find_time, instants, refuse, seconds
+from physml.assimilation.times import duration, find_time, instants, seconds
 from physml.assimilation.vector import StateVector
 
 

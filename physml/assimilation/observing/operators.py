@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from physml._errors import refuse
 from physml.assimilation.observing.rows import Observations, Rows, linear_rows, row_of, shown
-from physml.assimilation.times import instants, refuse
+from physml.assimilation.times import instants
 from physml.assimilation.vector import StateVector
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from physml.assimilation.times import duration, refuse, seconds
+from physml._errors import refuse
+from physml.assimilation.times import duration, seconds
 from physml.assimilation.vector import StateVector
 
 if TYPE_CHECKING:  # labelled observations load no Keras

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from physml import grid
+from physml._errors import refuse
 from physml.assimilation.observing.observations import PointObservations
-from physml.assimilation.times import refuse
 
 
 def superob(

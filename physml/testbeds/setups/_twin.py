@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from physml.testbeds import _integrate
+from physml._errors import refuse
 
 
 class Twin(NamedTuple):
@@ -40,7 +40,7 @@ def check(cycles: int, members: int | None) -> None:
     """Refuse numbers that are no counts."""
     for name, count in (("cycles", cycles), ("members", members)):
         if count is not None and (isinstance(count, bool) or int(count) != count or count < 1):
-            _integrate.fail(f"{name} is no count", "a whole number >= 1", count, f"pass {name}=10 or more")
+            refuse(f"{name} is no count", "a whole number >= 1", count, f"pass {name}=10 or more")
 
 
 def build(
