@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from physml.explain.permutations import PairedPermutations as PairedPermutations
     from physml.explain.shapley import interval as interval
     from physml.explain.shapley import shapley_values as shapley_values
+    from physml.explain.summaries import mean_absolute as mean_absolute
+    from physml.explain.summaries import summary as summary
     from physml.explain.targets import area_mean as area_mean
     from physml.explain.targets import box_mean as box_mean
     from physml.explain.targets import cell as cell
@@ -40,6 +42,7 @@ _HOMES = {
     "owen": ("ExactOwen",),
     "permutations": ("PairedPermutations",),
     "shapley": ("interval", "shapley_values"),
+    "summaries": ("mean_absolute", "summary"),
     "targets": ("area_mean", "box_mean", "cell", "field"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
