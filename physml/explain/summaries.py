@@ -23,7 +23,7 @@ from physml.provenance import stamp
 def summary(
     result: xr.Dataset,
     *,
-    sample: Hashable | None = None,
+    sample: str | None = None,
     space: bool = True,
     weights: xr.DataArray | None = None,
     block: int | None = None,
@@ -104,7 +104,7 @@ def summary(
             found[what] = end.assign_attrs(long_name=text + label, **about)
     if "stderr" in result:
         about = {k: v for k, v in result.stderr.attrs.items() if k == "units"}
-        noise = np.sqrt(averaged(result["stderr"] ** 2).mean(sample))
+        noise = averaged(result["stderr"] ** 2).mean(sample) ** 0.5
         found["noise"] = noise.assign_attrs(long_name="root mean square standard error of the attributions", **about)
     out = xr.Dataset(found, attrs=result.attrs)
     out.attrs |= {"samples": n, "block": block, "summary_level": level}
@@ -118,9 +118,7 @@ def mean_absolute(result: xr.Dataset, **settings: object) -> xr.DataArray:
     return found.isel(group=order)
 
 
-def _half_width(
-    series: xr.DataArray, sample: Hashable, block: int, draws: int, seed: int, level: float
-) -> xr.DataArray:
+def _half_width(series: xr.DataArray, sample: str, block: int, draws: int, seed: int, level: float) -> xr.DataArray:
     n = series.sizes[sample]
     if block == 1:
         return series.std(sample, ddof=1) / np.sqrt(n) * float(t_quantile(n - 1, level))
@@ -135,8 +133,8 @@ def _half_width(
     return means.std("draw", ddof=1) * float(t_quantile(max(count - 1, 1), level))
 
 
-def _sample(result: xr.Dataset) -> Hashable:
-    dims = [d for d in result["attribution"].dims if d not in ("group", "group_other", "channel")]
+def _sample(result: xr.Dataset) -> str:
+    dims = [str(d) for d in result["attribution"].dims if d not in ("group", "group_other", "channel")]
     dated = [d for d in dims if d in result.coords and result[d].dtype.kind in "MO"]
     for d in [*dated, *(d for d in dims if d == "time"), *(dims if len(dims) == 1 else [])]:
         return d
