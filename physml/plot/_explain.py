@@ -86,7 +86,7 @@ def mean_of(result: xr.Dataset, signed: bool, interval: str) -> tuple[xr.DataArr
         spread = each.mean(space).std(samples, ddof=1) / np.sqrt(count)
         return mean, spread * stats.t.ppf(0.5 + LEVEL / 2, count - 1)
     half = half_width(result, repeats=count).mean(space)
-    return mean, np.sqrt((half**2).sum(samples)) / count
+    return mean, (half**2).sum(samples) ** 0.5 / count
 
 
 def one_sample(result: xr.Dataset, what: str) -> xr.Dataset:
@@ -148,7 +148,7 @@ def finish_rows(ax: Axes, told: Sequence[str], at: Sequence[float], x_label: str
 def titled(ax: Axes, title: str | None) -> Figure:
     """Write the title over the left end of the figure, and return the figure."""
     if title:
-        ax.figure.suptitle(title, fontsize=style.TITLE, color=style.INK, x=0.01, ha="left")  # type: ignore[union-attr]
+        ax.figure.suptitle(title, fontsize=style.TITLE, color=style.INK, x=0.01, ha="left")
     return ax.figure  # type: ignore[return-value]
 
 

@@ -261,5 +261,5 @@ def _importance(result: xr.Dataset, kind: str) -> xr.Dataset:
     if rest:
         ends = {n: found.quantile(q, rest).drop_vars("quantile") for n, q in (("lower", 0.025), ("upper", 0.975))}
         ends = {n: end for n, end in ends.items() if n not in result}
-        out = out.drop_vars("importance").assign(importance=found.mean(rest, keep_attrs=True), **ends)
+        out = out.drop_vars("importance").assign(importance=found.mean(rest, keep_attrs=True)).assign(ends)
     return out

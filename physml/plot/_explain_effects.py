@@ -56,7 +56,7 @@ def effect_curves(
     if isinstance(effects, xr.Dataset):
         named = [("", effects)]
     elif isinstance(effects, Mapping):
-        named = list(effects.items())
+        named = [(str(n), e) for n, e in effects.items()]  # type: ignore[misc]
     else:
         named = [("", e) for e in effects]
     if not named:
@@ -74,9 +74,9 @@ def effect_curves(
         if i >= len(panels):
             ax.set_visible(False)
             continue
-        variable, found = list(panels.items())[i]
-        _panel(ax, variable, found, shades, y_label=i % columns == 0, alone=len(panels) == 1)
-    _rugs(axes.flat, panels)
+        variable, kinds = list(panels.items())[i]
+        _panel(ax, variable, kinds, shades, y_label=i % columns == 0, alone=len(panels) == 1)
+    _rugs(list(axes.flat), panels)
     return common.titled(axes.flat[0], title)
 
 

@@ -94,7 +94,7 @@ def interactions(result: xr.Dataset, *, signed: bool = True, title: str | None =
     what = "interaction" if not rest else "mean interaction" if signed else "mean absolute interaction"
     bar.set_label(f"{what}{style.units_of(found)}", fontsize=style.LABEL, color=style.INK)
     bar.ax.tick_params(labelsize=style.TICK, colors=style.INK, length=3)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return common.titled(ax, title)
 
 
@@ -144,7 +144,7 @@ def effect_map(effect: xr.Dataset, *, title: str | None = None, ax: Axes | None 
     signs = bool(np.nanmin(values, initial=0.0) < 0 < np.nanmax(values, initial=0.0))
     end = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     ends = {"cmap": "RdBu_r", "vmin": -end, "vmax": end} if signs else {"cmap": "viridis"}
-    image = ax.pcolormesh(x, y, values, shading="nearest", rasterized=True, **ends)  # type: ignore[arg-type]
+    image = ax.pcolormesh(x, y, values, shading="nearest", rasterized=True, **ends)
     frame = ax.axis()
     notes = [] if np.isfinite(values).all() else ["hatched: no data"]
     if density is not None and min(density.shape) > 1 and np.ptp(density) > 0:
@@ -168,7 +168,7 @@ def effect_map(effect: xr.Dataset, *, title: str | None = None, ax: Axes | None 
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02, fraction=0.06, aspect=26)
     bar.set_label(style.wrapped(style.with_units(found), 44), fontsize=style.LABEL, color=style.INK)
     bar.ax.tick_params(labelsize=style.TICK, colors=style.INK, length=3)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return common.titled(ax, title)
 
 

@@ -92,7 +92,7 @@ def beeswarm(
         bar.ax.tick_params(labelsize=style.TICK, colors=style.INK, length=3)
         if not label:
             bar.set_ticks([0.0, 1.0], labels=["low", "high"])
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     left = phi.sizes["group"] - len(names)
     if left:
         ax.set_xlabel(f"{ax.get_xlabel()}\n{left} groups of smaller attributions are not drawn")
@@ -239,7 +239,7 @@ def _shades(result: xr.Dataset, values: xr.DataArray | str | None) -> tuple[xr.D
         ends = np.nanquantile(values, [0.02, 0.98])
         if ends[0] < 0 < ends[1]:
             ends = np.abs(ends).max() * np.array([-1.0, 1.0])
-        return values, Normalize(*map(float, ends)), style.wrapped(style.with_units(values), 40)
+        return values, Normalize(float(ends[0]), float(ends[1])), style.wrapped(style.with_units(values), 40)
     rest = [d for d in values.dims if d != "group"]
     low, high = (values.quantile(q, rest).drop_vars("quantile") for q in (0.02, 0.98))
     span = (high - low).where(high > low, 1.0)

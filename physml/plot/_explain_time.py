@@ -85,7 +85,7 @@ def time_by_group(
     bar = figure.colorbar(image, ax=ax, location="bottom", pad=0.03, fraction=0.09, aspect=40, shrink=0.8)
     bar.set_label(f"attribution{style.units_of(phi)}", fontsize=style.LABEL, color=style.INK)
     bar.ax.tick_params(labelsize=style.TICK, colors=style.INK, length=3)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return common.titled(ax, title)
 
 

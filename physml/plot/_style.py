@@ -107,15 +107,19 @@ def wrapped(name: str, width: int = 38) -> str:
     sea surface temperature,
     lag 1 month, North Atlantic
     """
-    lines = _lines(name, width)
-    even = [e for w in range(len(name) // len(lines), width) if len(e := _lines(name, w)) == len(lines)]
-    # Breaks after commas keep together what belongs together; else lines of one length.
-    clean = [e for e in [*even, lines] if all(line.endswith(",") for line in e[:-1])]
-    return "\n".join([*clean, *even, lines][0])
+    # Spaces inside a part between commas are first held together, by a space at which no line breaks.
+    held = re.sub(r"(?<!,) ", "\N{NO-BREAK SPACE}", name)
+    fewest = len(_lines(name, width))
+    for text in (held, name):
+        for even in range(len(name) // fewest, width + 1):
+            lines = _lines(text, even)
+            if len(lines) <= fewest and max(map(len, lines)) <= width:
+                return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    return "\n".join(_lines(name, width))
 
 
-def _lines(name: str, width: int) -> list[str]:
-    return textwrap.wrap(name, max(width, 8), break_on_hyphens=False, break_long_words=len(name) > 3 * width) or [""]
+def _lines(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, 8), break_on_hyphens=False, break_long_words=" " not in text) or [""]
 
 
 def units_of(data: xr.DataArray) -> str:
