@@ -1,0 +1,76 @@
+"""Fields beside an explanation: what the inputs of each group were, and where its contributions lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+if TYPE_CHECKING:
+    from physml.explain import Explainer
+
+
+def input_anomalies(explainer: Explainer, ds: xr.Dataset) -> xr.DataArray:
+    """Return the mean over each group's cells of its inputs less the baseline, in standard deviations of the input.
+
+    Parameters
+    ----------
+    explainer
+        With its groups and baseline.
+    ds
+        The samples.
+
+    Returns
+    -------
+    xarray.DataArray
+        On (group, members, sample), for colouring figures. The standard deviation is that over samples and cells of each
+        channel.
+    """
+    packed, beside = explainer.read(ds)
+    sample = explainer.layout.spec.sample_dim
+    space = (*explainer.layout.space, "channel")
+    outer = [d for d in packed.dims if d not in space]
+    rows = explainer.baseline.rows.astype("float64")
+    if beside is not None:
+        reference = beside.astype("float64")
+    else:
+        picked = explainer.baseline.pick(packed[sample])
+        mean = np.stack([rows[i].mean(0) for i in picked])
+        reference = xr.DataArray(mean, dims=(sample, *space))
+    away = (packed.astype("float64") - reference.drop_vars(list(reference.coords))).transpose(*outer, *space)
+    valid = explainer.layout.valid("inputs")
+    values = np.where(valid, away.values, 0.0)
+    count = np.maximum(valid.sum(tuple(range(valid.ndim - 1))), 1) * np.prod([packed.sizes[d] for d in outer])
+    spread = np.sqrt((values**2).sum(tuple(range(values.ndim - 1))) / count)
+    scaled = (values / np.where(spread > 0, spread, 1.0)).reshape(-1, valid.size)
+    owner = explainer.players.owner.ravel()
+    names = list(explainer.players.names)
+    mean = np.stack([scaled[:, owner == g].mean(1) for g in range(len(names))])
+    shape = tuple(packed.sizes[d] for d in outer)
+    return xr.DataArray(
+        mean.reshape(len(names), *shape),
+        dims=("group", *outer),
+        coords={d: packed[d].variable for d in outer if d in packed.coords},
+        attrs={"long_name": "mean input of the group against the baseline, in standard deviations", "units": "1"},
+    )
+
+
+def painted(explainer: Explainer, result: xr.Dataset) -> xr.Dataset | None:
+    """Return the attributions of groups that lie apart in space as a map for each input channel, or None.
+
+    Every cell holds the attribution of its group; masked cells are missing.
+    """
+    layout, owner = explainer.layout, explainer.players.owner
+    apart = any(len(np.unique(c[c >= 0])) > 1 for c in np.moveaxis(owner, -1, 0))
+    phi = result["attribution"]
+    outer = [d for d in phi.dims if d != "group"]
+    if not apart or len(layout.space) != 2 or set(outer) & set(layout.space):
+        return None
+    values = phi.transpose(*outer, "group").values[..., np.maximum(owner, 0)]
+    coords = {n: c for n, c in layout.statics.coords.items() if set(c.dims) <= set(layout.space)}
+    about: dict[str, Any] = {"variable": ("channel", [c.name for c in layout.inputs])}
+    about["offset"] = ("channel", [c.offset for c in layout.inputs], {"long_name": "lag", "units": "steps"})
+    maps = xr.DataArray(np.where(owner >= 0, values, np.nan), dims=(*outer, *layout.space, "channel"), attrs=phi.attrs)
+    more = {n: result[n] for n in ("prediction", "base_value") if n in result}
+    return xr.Dataset({"attribution": maps, **more}).assign_coords({**coords, **about, **{d: phi[d] for d in outer}})
