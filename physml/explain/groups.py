@@ -1,26 +1,45 @@
 """Groups: the players of the game, named sets of input cells that together are every valid input.
 
-A group is a choice of channels (variable, lag, level) times a choice of cells (region, box). Groups are true players:
-all cells of a group are present, or absent, together, so that an interaction inside a group is the group's own.
+A group is a choice of channels (variable, lag, level) times a choice of cells (region, box, coordinates, patch). Groups are
+true players: all cells of a group are present, or absent, together, so that an interaction inside a group is the group's own.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from physml import grid
-from physml._errors import closest, describe
+from physml._errors import refuse
+from physml.explain import _painting
+from physml.explain._regions import by_region
+from physml.explain._selecting import box_cells as box_cells
+from physml.explain._selecting import few, known, layout_of
+from physml.explain._selecting import locate as locate
+from physml.explain._selecting import region_cells as region_cells
+from physml.explain._selecting import separation as separation
+from physml.explain._selecting import space_coordinate as space_coordinate
+from physml.explain._splitting import (
+    Choice,
+    Edges,
+    Split,
+    as_names,
+    by_coordinate,
+    by_lag,
+    by_level,
+    by_patch,
+    by_variable,
+    product,
+    refuse_gap,
+    refuse_overlap,
+)
 
 if TYPE_CHECKING:
+    from physml.fields import FieldSpec
     from physml.layout import Layout
-
-Choice = bool | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +54,22 @@ class Groups:
         Index of the group that holds each cell, ``[*space, channel]``; -1 on masked cells.
     parts
         What each group was made of: for instance ``{"variable": ("u", "v"), "region": ("north", "north")}``.
+    layout
+        Layout of the inputs, with its mask, area and coordinates only.
+    parents
+        Unions of a nested game, the outermost level first: to which union each group belongs, one name for each group. Empty
+        where the groups are not nested.
     """
 
     names: tuple[str, ...]
     owner: np.ndarray
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    layout: Layout | None = None
+    parents: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def from_masks(
-        cls, masks: Mapping[str, np.ndarray], layout: Layout, parts: Mapping[str, tuple[str, ...]] | None = None
+        cls, masks: Mapping[str, np.ndarray], layout: Any, parts: Mapping[str, tuple[str, ...]] | None = None
     ) -> Groups:
         """Make groups of boolean masks ``[*space, channel]``; what they hold of masked cells is left out.
 
@@ -52,51 +78,32 @@ class Groups:
         ValueError
             Where two groups share a valid cell, a valid cell lies in no group, or a group holds no valid cell.
         """
+        layout = layout_of(layout)
         valid = layout.valid("inputs")
         names = tuple(masks)
         owner = np.full(valid.shape, -1, "int32")
         for i, (name, mask) in enumerate(masks.items()):
             inside = np.asarray(mask, dtype=bool) & valid
             if not inside.any():
-                raise ValueError(
-                    describe(
-                        f"group {name!r} is empty",
-                        expected="one or more valid input cells",
-                        received="none",
-                        remedy="widen its region or drop the group",
-                    )
+                refuse(
+                    f"group {name!r} is empty",
+                    "one or more valid input cells",
+                    "none",
+                    "widen its region or drop the group",
                 )
             shared = inside & (owner >= 0)
             if shared.any():
-                other = names[owner[shared][0]]
-                raise ValueError(
-                    describe(
-                        f"groups {other!r} and {name!r} overlap in {int(shared.sum())} cells, "
-                        f"first at {locate(layout, shared)}",
-                        expected="every valid input cell in exactly one group",
-                        received="cells in two groups",
-                        remedy="cut the shared cells from one of them",
-                    )
-                )
+                refuse_overlap(layout, shared, int(shared.sum()), names[owner[shared][0]], name)
             owner[inside] = i
-        left = valid & (owner < 0)
-        if left.any():
-            raise ValueError(
-                describe(
-                    f"{int(left.sum())} valid input cells lie in no group, first at {locate(layout, left)}",
-                    expected="every valid input cell in exactly one group",
-                    received=f"groups {', '.join(names) or 'none'}",
-                    remedy="add a group for them; rest='elsewhere' takes the space outside all regions",
-                )
-            )
-        return cls(names, owner, parts or {})
+        refuse_gap(layout, valid & (owner < 0), names)
+        return cls(names, owner, parts or {}, _light(layout))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __repr__(self) -> str:
-        held = ", ".join(f"{n} ({k} cells)" for n, k in zip(self.names, self.cells, strict=True))
-        return f"Groups: {len(self)} players: {held}"
+        held = [f"{n} ({k} cells)" for n, k in zip(self.names, self.cells, strict=True)]
+        return f"Groups: {len(self)} players: {few(held)}"
 
     @property
     def masks(self) -> np.ndarray:
@@ -110,59 +117,244 @@ class Groups:
 
     @property
     def coords(self) -> dict[str, tuple[str, Any, dict[str, str]]]:
-        """Coordinates of the dimension ``group``: names, number of cells, and what each was made of."""
+        """Coordinates of the dimension ``group``: names, number of cells, what each was made of, and its union."""
         found = {
             "group": ("group", list(self.names), {"long_name": "group of inputs"}),
             "group_cells": ("group", self.cells, {"long_name": "input cells in the group", "units": "1"}),
         }
         for part, labels in self.parts.items():
             found[f"group_{part}"] = ("group", list(labels), {"long_name": f"{part} of the group"})
+        for depth, labels in enumerate(self.parents, 1):
+            name = "group_parent" if depth == 1 else f"group_parent_{depth}"
+            found[name] = ("group", list(labels), {"long_name": f"union of the group, level {depth}"})
         return found
 
-    def merge(self, into: Mapping[str, Sequence[str]]) -> Groups:
+    def merge(self, into: Mapping[str, str | Sequence[str]]) -> Groups:
         """Return fewer groups: ``groups.merge({"currents": ["u", "v"]})``; groups that are not named stay.
+
+        A name is that of a group, or a label that several share: ``"u"`` for ``"u, south"`` and ``"u, north"``.
 
         Raises
         ------
         KeyError
             For a name that is no group; the nearest is offered.
         ValueError
-            Where one group goes to two places.
+            Where one group goes to two places, or groups of different unions come together.
         """
-        home: dict[str, str] = {}
-        for new, olds in into.items():
-            for old in _as_names(olds):
-                _known(old, self.names, "group")
-                if old in home:
-                    raise ValueError(
-                        describe(
-                            f"group {old!r} is merged into {home[old]!r} and into {new!r}",
-                            expected="each group once",
-                            received="twice",
-                            remedy="name it once",
+        home = self._homes(into, "merged")
+        names = tuple(dict.fromkeys(home))
+        at = {n: i for i, n in enumerate(names)}
+        index = np.array([at[h] for h in home] + [-1], "int32")
+        parts = {kind: _joined(labels, home, names, " + ") for kind, labels in self.parts.items()}
+        parents = tuple(_joined(labels, home, names, None) for labels in self.parents)
+        return replace(self, names=names, owner=index[self.owner], parts=parts, parents=parents)
+
+    def split(self, which: str | Sequence[str], *, nest: bool = False, **choices: Any) -> Groups:
+        """Return more groups: those named are cut further, the others stay.
+
+        Parameters
+        ----------
+        which
+            Names of groups, or a label that several share.
+        nest
+            Whether what was one group becomes a union: the innermost level of a nested game.
+        **choices
+            As for :func:`groups`, where not given is not split: ``lag=True``, ``box={...}, rest="elsewhere"``.
+
+        Examples
+        --------
+        >>> groups(layout).split("sst", box=BASINS).names  # doctest: +SKIP
+        ('sst, Pacific', 'sst, Atlantic', 'wind stress')
+        """
+        layout = self._laid_out("split")
+        chosen = [i for name in as_names(which) for i in self._members(name)]
+        inside = np.isin(self.owner, chosen)
+        splits = _splits(layout, **{"variable": None, **choices})
+        _, inner, _ = product(layout, splits, inside)
+        outer = Split("group", tuple(str(i) for i in range(len(self))), self.owner)
+        within = Split("within", tuple(str(i) for i in range(inner.max() + 1)) or ("0",), np.where(inside, inner, 0))
+        _, owner, found = product(layout, [outer, within], layout.valid("inputs"))
+        _, _, fresh = product(layout, splits, inside)
+        old = [int(i) for i in found["group"]]
+        new = [int(i) if o in chosen else None for i, o in zip(found["within"], old, strict=True)]
+        label = {k: tuple("" if i is None else v[i] for i in new) for k, v in fresh.items()}
+        names = tuple(
+            ", ".join(x for x in (self.names[o], *(v[j] for v in label.values())) if x) for j, o in enumerate(old)
+        )
+        parts = {k: tuple(v[o] for o in old) for k, v in self.parts.items()}
+        for kind, more in label.items():
+            had = parts.get(kind, ("",) * len(old))
+            parts[kind] = tuple(", ".join(x for x in pair if x) for pair in zip(had, more, strict=True))
+        parents = tuple(tuple(labels[o] for o in old) for labels in self.parents)
+        if nest:
+            parents += (tuple(self.names[o] for o in old),)
+        return replace(self, names=names, owner=owner, parts=parts, parents=parents)
+
+    def nested(self, *kinds: str) -> Groups:
+        """Return the same groups in unions by what they were made of: ``groups.nested("region", "variable")``.
+
+        Parameters
+        ----------
+        *kinds
+            Parts, the outermost level first. Groups without that part (no level, for instance) are a union together.
+
+        Raises
+        ------
+        KeyError
+            For what the groups were not made of.
+        """
+        levels: list[tuple[str, ...]] = []
+        for kind in kinds:
+            known(kind, tuple(self.parts), "part", "nested()")
+            labels = [label or f"no {kind}" for label in self.parts[kind]]
+            outer = levels[-1] if levels else ("",) * len(self)
+            levels.append(tuple(", ".join(x for x in pair if x) for pair in zip(outer, labels, strict=True)))
+        return replace(self, parents=tuple(levels))
+
+    def nest(self, *levels: Mapping[str, str | Sequence[str]]) -> Groups:
+        """Return the same groups in named unions: ``groups.nest({"currents": ["u", "v"]})``.
+
+        Parameters
+        ----------
+        *levels
+            Names of groups by union, the outermost level first; a label that several groups share stands for all of them. A
+            group that is not named is a union by itself.
+
+        Raises
+        ------
+        KeyError
+            For a name that is no group; the nearest is offered.
+        ValueError
+            Where a group lies in two unions of a level, or a union in two of the level above.
+        """
+        parents: list[tuple[str, ...]] = []
+        for level in levels:
+            found = self._homes(level, "put")
+            alone = [n for n, union in zip(self.names, found, strict=True) if n == union and n in level]
+            lost = [n for n in alone if n not in {self.names[i] for x in as_names(level[n]) for i in self._members(x)}]
+            if lost:
+                refuse(
+                    f"union {lost[0]!r} has the name of a group that it does not hold",
+                    "another name, or the group inside it",
+                    level[lost[0]],
+                    f"rename the union, or add {lost[0]!r} to it",
+                )
+            for outer in parents[-1:]:
+                above: dict[str, str] = {}
+                for union, over in zip(found, outer, strict=True):
+                    if above.setdefault(union, over) != over:
+                        refuse(
+                            f"union {union!r} lies in {above[union]!r} and in {over!r}",
+                            "each union inside one union of the level above",
+                            "groups of two",
+                            "give the outermost level first, and split the union",
                         )
+            parents.append(found)
+        return replace(self, parents=tuple(parents))
+
+    def sum(self, result: Any) -> Any:
+        """Return cell-level attributions summed over the cells of each group.
+
+        Parameters
+        ----------
+        result
+            ``attribution`` on (channel, ..., *space) with the channels of the inputs in their order, or a Dataset with it, as
+            ``Explainer.gradients`` returns it. Lazy stays lazy.
+
+        Returns
+        -------
+        xarray.DataArray or xarray.Dataset
+            The same on (group, ...). Of a Dataset, what has no channel stays; other variables by channel are dropped, since a
+            sum of standard errors is none.
+
+        Raises
+        ------
+        ValueError
+            Where the channels or the grid are others.
+        """
+        return _painting.summed(self, self._laid_out("summed over"), result)
+
+    def paint(self, result: Any, density: bool | Literal["area"] = False) -> xr.Dataset:
+        """Return group-level attributions painted onto the input cells: a map for each input variable.
+
+        Parameters
+        ----------
+        result
+            ``attribution`` on (group, ...), another DataArray on group, or a Dataset with ``attribution``. Lazy stays lazy.
+        density
+            False: every cell holds the value of its group. True: its share, so that the cells of a group sum to its value.
+            ``"area"``: the value over the area of the group's cells, in units per area (the layout needs one).
+
+        Returns
+        -------
+        xarray.Dataset
+            One variable for each input, on its levels and space, with a dimension ``offset`` [steps] where the inputs have
+            several. Masked cells are NaN.
+
+        Raises
+        ------
+        ValueError
+            Where the groups are others, or the result is itself on the grid (a whole-field target).
+        """
+        return _painting.painted(self, self._laid_out("painted onto"), result, density)
+
+    def _laid_out(self, what: str) -> Layout:
+        if self.layout is None:
+            refuse(
+                f"groups without a layout cannot be {what} cells", "groups with .layout", "None", "use groups(layout)"
+            )
+        return self.layout
+
+    def _members(self, name: str) -> tuple[int, ...]:
+        """Return the positions of the groups that a name stands for: its own, or all with that label."""
+        if name in self.names:
+            return (self.names.index(name),)
+        kinds = [k for k, labels in self.parts.items() if name in labels]
+        if len(kinds) > 1:
+            refuse(
+                f"{name!r} is a {' and a '.join(kinds)}", "the name of a group", repr(name), "name the groups in full"
+            )
+        if not kinds:
+            every = dict.fromkeys([*self.names, *(x for labels in self.parts.values() for x in labels if x)])
+            known(name, tuple(every), "group")
+        return tuple(i for i, label in enumerate(self.parts[kinds[0]]) if label == name)
+
+    def _homes(self, into: Mapping[str, str | Sequence[str]], verb: str) -> tuple[str, ...]:
+        """Return where each group goes: a name of *into*, or its own."""
+        home: dict[int, str] = {}
+        for new, olds in into.items():
+            for i in (i for old in as_names(olds) for i in self._members(old)):
+                if i in home:
+                    refuse(
+                        f"group {self.names[i]!r} is {verb} into {home[i]!r} and into {new!r}",
+                        "each group once",
+                        "twice",
+                        "name it once",
                     )
-                home[old] = new
-        names = tuple(dict.fromkeys(home.get(n, n) for n in self.names))
-        index = np.array([names.index(home.get(n, n)) for n in self.names] + [-1], "int32")
-        return Groups(names, index[self.owner])
+                home[i] = new
+        return tuple(home.get(i, n) for i, n in enumerate(self.names))
 
 
 def groups(
-    layout: Layout,
+    source: Any,
     variable: Choice = True,
     lag: Choice = None,
     level: Choice = None,
-    region: Mapping[str, xr.DataArray] | None = None,
+    region: Any = None,
     box: Mapping[str, Mapping[str, slice]] | None = None,
     rest: str | None = None,
+    *,
+    coordinates: Mapping[str, Edges] | None = None,
+    patches: Mapping[str, int] | None = None,
+    cells: bool = False,
+    spec: FieldSpec | None = None,
 ) -> Groups:
     """Return the product of the choices given, as players of a game.
 
     Parameters
     ----------
-    layout
-        Layout of the inputs: ``model.layout`` or ``spec.bind(ds)``.
+    source
+        Layout of the inputs: a FieldModel, a Layout (``spec.bind(ds)``), or a Dataset with *spec*.
     variable
         True: one group for each input variable. ``{"currents": ["u", "v"], ...}``: these. None: not split by variable.
     lag
@@ -171,17 +363,30 @@ def groups(
         True: one group for each level. ``{"upper": slice(0, 100), "deep": [500.0, 1000.0]}``: these labels. Variables
         without levels stay apart.
     region
-        Boolean fields over space by name.
+        Boolean fields over space by name; or one field that tells regions apart: integers, named by the CF attributes
+        ``flag_values`` and ``flag_meanings`` where they are there, names, or booleans along a dimension of regions; or
+        outlines, ``regionmask.Regions``. Missing values and values without a flag lie in no region.
     box
         Coordinate ranges by name, both ends included: ``{"tropics": dict(lat=slice(-20, 20))}``. A range of longitudes
         may cross the date line or Greenwich.
     rest
         Name of the region outside all of *region* and *box*.
+    coordinates
+        Parts along each coordinate of space or dimension of levels, and their product: edges
+        ``{"lat": [-90, -30, 30, 90]}``, where an edge belongs to the part above it, the last to the last part; slices by name
+        ``{"lat": {"south": slice(-90, -30), ...}}``, both ends included; or True, every value.
+    patches
+        Cells along each dimension of space that make one player: ``{"lat": 3, "lon": 4}``; the last patch may be smaller.
+    cells
+        Every valid cell of space a player; with ``variable=None`` all channels of a cell are one player.
+    spec
+        For a Dataset: what the model reads.
 
     Returns
     -------
     Groups
-        Named ``"variable, lag, level, region"``, as far as these are split; combinations without a valid cell are left out.
+        Named ``"variable, lag, level, region, coordinates, patch"``, as far as these are split; combinations without a valid
+        cell are left out.
 
     Raises
     ------
@@ -189,259 +394,64 @@ def groups(
         For unknown variables and coordinates; the nearest name is offered.
     ValueError
         Where groups overlap, leave a valid cell out, or select nothing.
+    TypeError
+        For a Dataset without *spec*, and for regions that are no masks.
 
     Examples
     --------
     >>> from physml.fields import FieldSpec
     >>> ds = xr.Dataset({n: (("time", "lat"), np.ones((3, 4))) for n in "uv"}, {"lat": [-30.0, -10.0, 10.0, 30.0]})
-    >>> layout = FieldSpec(inputs=["u", "v"], targets="u").bind(ds)
-    >>> groups(layout, box={"south": {"lat": slice(-90, 0)}, "north": {"lat": slice(0, 90)}}).names
+    >>> spec = FieldSpec(inputs=["u", "v"], targets="u")
+    >>> groups(ds, box={"south": {"lat": slice(-90, 0)}, "north": {"lat": slice(0, 90)}}, spec=spec).names
     ('u, south', 'u, north', 'v, south', 'v, north')
+    >>> groups(ds, variable=None, patches={"lat": 2}, spec=spec).names
+    ('lat -30 to -10', 'lat 10 to 30')
     """
-    factors = {
-        kind: chosen
-        for kind, chosen in (
-            ("variable", _by_variable(layout, variable)),
-            ("lag", _by_lag(layout, lag)),
-            ("level", _by_level(layout, level)),
-            ("region", _by_region(layout, region, box, rest)),
-        )
-        if chosen
-    }
-    valid = layout.valid("inputs")
-    masks: dict[str, np.ndarray] = {}
-    labels: list[tuple[str, ...]] = []
-    for combination in itertools.product(*(chosen.items() for chosen in factors.values())):
-        mask = valid.copy()
-        for _, selected in combination:
-            mask &= selected
-        if mask.any():
-            labels.append(tuple(label for label, _ in combination))
-            masks[", ".join(x for x in labels[-1] if x) or "all inputs"] = mask
-    parts = {kind: tuple(label[i] for label in labels) for i, kind in enumerate(factors)}
-    return Groups.from_masks(masks, layout, parts)
+    layout = layout_of(source, spec)
+    splits = _splits(layout, variable, lag, level, region, box, rest, coordinates, patches, cells)
+    names, owner, parts = product(layout, splits, layout.valid("inputs"))
+    return Groups(names, owner, parts, _light(layout))
 
 
-def _by_variable(layout: Layout, choice: Choice) -> dict[str, np.ndarray]:
-    names = tuple(dict.fromkeys(c.name for c in layout.inputs))
-    if choice is True:
-        choice = {n: n for n in names}
-    found = {}
-    for group, members in (choice or {}).items():
-        for name in (wanted := _as_names(members)):
-            _known(name, names, "input variable", f"group {group!r}")
-        found[group] = np.array([c.name in wanted for c in layout.inputs])
-    return found
-
-
-def _by_lag(layout: Layout, choice: Choice) -> dict[str, np.ndarray]:
-    offsets = tuple(sorted({c.offset for c in layout.inputs}))
-    if choice is True:
-        choice = {f"t{o:+d}" if o else "t": o for o in offsets}
-    found = {}
-    for group, members in (choice or {}).items():
-        wanted = np.atleast_1d(members).tolist()
-        for offset in wanted:
-            _known(offset, offsets, "input offset", f"group {group!r}")
-        found[group] = np.array([c.offset in wanted for c in layout.inputs])
-    return found
-
-
-def _by_level(layout: Layout, choice: Choice) -> dict[str, np.ndarray]:
-    if not choice:
-        return {}
-    flat = np.array([not c.level for c in layout.inputs])
-    found = {"": flat} if flat.any() else {}
-    if choice is True:
-        every = dict.fromkeys(tuple(c.level.items()) for c in layout.inputs if c.level)
-        for at in every:
-            label = " ".join(f"{dim}={value}" for dim, value in at)
-            found[label] = np.array([tuple(c.level.items()) == at for c in layout.inputs])
-        return found
-    labels = tuple(dict.fromkeys(x for c in layout.inputs for x in c.level.values()))
-    for group, members in choice.items():
-        if isinstance(members, slice):
-            low, high = _ends(members, f"level of group {group!r}")
-            wanted = [x for x in labels if low <= x <= high]
-        else:
-            wanted = np.atleast_1d(members).tolist()
-            for label in wanted:
-                _known(label, labels, "level", f"group {group!r}")
-        found[group] = np.array([any(x in wanted for x in c.level.values()) for c in layout.inputs])
-    return found
-
-
-def _by_region(
+def _splits(
     layout: Layout,
-    region: Mapping[str, xr.DataArray] | None,
-    box: Mapping[str, Mapping[str, slice]] | None,
-    rest: str | None,
-) -> dict[str, np.ndarray]:
-    found = {name: region_cells(layout, mask, f"region {name!r}") for name, mask in (region or {}).items()}
-    twice = [n for n in (box or {}) if n in found] + ([rest] if rest in {*found, *(box or {})} else [])
-    if twice:
-        raise ValueError(
-            describe(
-                f"region {twice[0]!r} is named twice",
-                expected="one name for each of region, box and rest",
-                received=[*found, *(box or {}), rest],
-                remedy="rename one of them",
+    variable: Choice = None,
+    lag: Choice = None,
+    level: Choice = None,
+    region: Any = None,
+    box: Mapping[str, Mapping[str, slice]] | None = None,
+    rest: str | None = None,
+    coordinates: Mapping[str, Edges] | None = None,
+    patches: Mapping[str, int] | None = None,
+    cells: bool = False,
+) -> list[Split]:
+    return [
+        *by_variable(layout, variable),
+        *by_lag(layout, lag),
+        *by_level(layout, level),
+        *by_region(layout, region, box, rest),
+        *by_coordinate(layout, coordinates),
+        *by_patch(layout, patches, cells),
+    ]
+
+
+def _light(layout: Layout) -> Layout:
+    """Return a layout with its mask, area and coordinates in memory and no other field: cheap to pickle."""
+    needed = {layout.spec.mask, layout.spec.area, *layout.kept}
+    return replace(layout, statics=layout.statics.drop_vars([n for n in layout.statics if n not in needed])).load()
+
+
+def _joined(labels: Sequence[str], home: Sequence[str], names: Sequence[str], by: str | None) -> tuple[str, ...]:
+    """Return the labels of merged groups: the one they share, or all of them joined; *by* None: they must share one."""
+    found: dict[str, dict[str, None]] = {n: {} for n in names}
+    for label, h in zip(labels, home, strict=True):
+        found[h][label] = None
+    for name, several in found.items():
+        if by is None and len(several) > 1:
+            refuse(
+                f"group {name!r} would lie in the unions {few([repr(x) for x in several])}",
+                "groups of one union",
+                "groups of several",
+                "merge first, then nest",
             )
-        )
-    found |= {name: box_cells(layout, ranges, f"box {name!r}") for name, ranges in (box or {}).items()}
-    if rest is not None:
-        found[rest] = ~np.any([np.zeros(layout.shape, bool), *found.values()], axis=0)
-    valid = layout.valid("inputs").any(-1)
-    for name, cells in found.items():
-        if not (cells & valid).any():
-            raise ValueError(
-                describe(
-                    f"region {name!r} holds no valid cell",
-                    expected="one or more valid cells",
-                    received=f"{int(cells.sum())} cells, all masked",
-                    remedy="widen it or leave it out",
-                )
-            )
-    return {name: cells[..., None] for name, cells in found.items()}
-
-
-def region_cells(layout: Layout, mask: xr.DataArray, what: str) -> np.ndarray:
-    """Return a labelled boolean field as ``[*space]``, refusing another grid.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where it is no boolean field on the space dimensions and labels of the layout.
-    """
-    if not isinstance(mask, xr.DataArray) or mask.dtype != bool:
-        raise TypeError(
-            describe(
-                f"{what} is no boolean field",
-                expected=f"a boolean DataArray on {layout.space}",
-                received=getattr(mask, "dtype", type(mask).__name__),
-                remedy="compare first: ds.basin == 3",
-            )
-        )
-    for dim in mask.dims:
-        ours = layout.statics.coords.get(dim)
-        if dim in mask.coords and ours is not None and not _same_labels(ours.values, mask[dim].values):
-            raise ValueError(
-                describe(
-                    f"{what} lies on another grid along {dim!r}",
-                    expected=f"{ours.size} labels {ours.values[0]} ... {ours.values[-1]}",
-                    received=f"{mask.sizes[dim]} labels {mask[dim].values[0]} ... {mask[dim].values[-1]}",
-                    remedy="interpolate it to the grid of the inputs (method='nearest')",
-                )
-            )
-    return layout.static(mask.rename(what))[..., 0] != 0
-
-
-def box_cells(layout: Layout, ranges: Mapping[str, slice], what: str) -> np.ndarray:
-    """Return the cells inside coordinate ranges as booleans ``[*space]``, both ends included.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        For an unknown coordinate, a range that is no slice, and a box without a cell.
-    """
-    inside = np.ones(layout.shape, bool)
-    seen = []
-    for name, wanted in ranges.items():
-        coordinate, values = space_coordinate(layout, name, what)
-        low, high = _ends(wanted, f"{what}: {name}")
-        if _is_longitude(coordinate) and np.isfinite([low, high]).all():
-            inside &= True if high - low >= 360 else (values - low) % 360 <= (high - low) % 360
-        else:
-            inside &= (values >= min(low, high)) & (values <= max(low, high))
-        seen.append(f"{name} from {np.nanmin(values):g} to {np.nanmax(values):g}")
-    if not inside.any():
-        raise ValueError(
-            describe(
-                f"{what} selects no cell",
-                expected=f"ranges within {', '.join(seen)}",
-                received=", ".join(f"{n} {s.start} to {s.stop}" for n, s in ranges.items()),
-                remedy="correct the range; mind the units and sign of the coordinates",
-            )
-        )
-    return inside
-
-
-def space_coordinate(layout: Layout, name: str, what: str) -> tuple[xr.DataArray, np.ndarray]:
-    """Return a coordinate of space by name (or "lat", "lon" by its CF metadata) and its values over ``[*space]``."""
-    coords = layout.statics.coords
-    usable = [str(n) for n, c in coords.items() if c.dims and set(c.dims) <= set(layout.space)]
-    if name not in usable and name in ("lat", "latitude", "lon", "longitude"):
-        try:
-            lat, lon = grid.latitude_longitude(layout.statics)
-        except ValueError:
-            pass
-        else:
-            name = str((lat if name.startswith("lat") else lon).name)
-    _known(name, usable, "space coordinate", what)
-    return coords[name], layout.static(coords[name].reset_coords(drop=True))[..., 0]
-
-
-def separation(layout: Layout, name: str, value: float, what: str) -> tuple[np.ndarray, float]:
-    """Return the distance of every cell from *value* along one coordinate, ``[*space]``, and the widest grid step."""
-    coordinate, values = space_coordinate(layout, name, what)
-    away = values - value
-    if _is_longitude(coordinate):
-        away = (away + 180) % 360 - 180
-    steps = [np.abs(np.diff(coordinate.values, axis=i)) for i in range(coordinate.ndim)]
-    if _is_longitude(coordinate):
-        steps = [np.minimum(s % 360, -s % 360) for s in steps]
-    return np.abs(away), max((float(np.nanmax(s, initial=0)) for s in steps), default=0.0)
-
-
-def locate(layout: Layout, where: np.ndarray) -> str:
-    """Return the first true cell of ``[*space, channel]`` in words: coordinates and channel."""
-    first = tuple(np.argwhere(where)[0])
-    words = []
-    for dim, i in zip(layout.space, first, strict=False):
-        labels = layout.statics.coords.get(dim)
-        words.append(f"{dim}={i}" if labels is None else f"{dim}={labels.values[i]}")
-    return ", ".join([*words, f"channel {str(layout.inputs[first[-1]])!r}"])
-
-
-def _as_names(names: str | Iterable[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _known(name: Any, names: Sequence[Any], kind: str, where: str = "groups") -> None:
-    if name not in names:
-        raise KeyError(
-            describe(
-                f"{where} names the unknown {kind} {name!r}{closest(str(name), names)}",
-                expected=", ".join(map(str, names)) or f"no {kind}: there is none",
-                received=repr(name),
-                remedy="correct the name",
-            )
-        )
-
-
-def _ends(wanted: slice, what: str) -> tuple[float, float]:
-    if not isinstance(wanted, slice) or wanted.step is not None:
-        raise TypeError(
-            describe(
-                f"{what} is no range",
-                expected="slice(low, high) without a step",
-                received=repr(wanted),
-                remedy="write slice(10, 40)",
-            )
-        )
-    low = -np.inf if wanted.start is None else float(wanted.start)
-    high = np.inf if wanted.stop is None else float(wanted.stop)
-    return low, high
-
-
-def _is_longitude(coordinate: xr.DataArray) -> bool:
-    attrs = coordinate.attrs
-    east = ("degrees_east", "degree_east", "degree_E", "degrees_E", "degreeE", "degreesE")
-    named = str(coordinate.name).lower() in ("lon", "longitude", "nav_lon") and attrs.get("units") in (None, "degrees")
-    return attrs.get("standard_name") == "longitude" or attrs.get("units") in east or named
-
-
-def _same_labels(a: np.ndarray, b: np.ndarray) -> bool:
-    if a.shape != b.shape:
-        return False
-    return bool(np.allclose(a, b)) if a.dtype.kind in "iuf" and b.dtype.kind in "iuf" else bool((a == b).all())
+    return tuple((by or "").join(x for x in several if x or len(several) == 1) for several in found.values())
