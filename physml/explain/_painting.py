@@ -55,7 +55,7 @@ def painted(groups: Groups, layout: Layout, result: xr.DataArray | xr.Dataset, d
             f"select one cell, average, or rename: result.rename({clash[0]}='target_{clash[0]}')",
         )
     share, units = _share(groups, layout, da.attrs.get("units"), density)
-    several = len({c.offset for c in layout.inputs}) > 1
+    several, space = len({c.offset for c in layout.inputs}) > 1, set(layout.space)
     found = []
     for name in layout.spec.inputs:
         where = layout.where("inputs", name)
@@ -69,18 +69,16 @@ def painted(groups: Groups, layout: Layout, result: xr.DataArray | xr.Dataset, d
             return np.where(index >= 0, values[..., index] * part, np.nan)
 
         sizes = dict(zip(inner, shape, strict=True))
-        out = _apply(spread, da, ("group",), inner, sizes).assign_coords(
-            offset=("offset", list(offsets), {"long_name": "steps from the sample", "units": "1"}),
-            **{d: xr.Variable(d, list(v), _attrs(layout, d)) for d, v in levels.items()},
-        )
-        statics = layout.statics.coords
-        out = out.assign_coords({n: c for n, c in statics.items() if c.dims and set(c.dims) <= {*layout.space}})
+        coords: dict[Any, Any] = {n: c for n, c in layout.statics.coords.items() if c.dims and set(c.dims) <= space}
+        coords |= {d: xr.Variable(d, list(v), _attrs(layout, d)) for d, v in levels.items()}
+        coords["offset"] = ("offset", list(offsets), {"long_name": "steps from the sample", "units": "1"})
+        out = _apply(spread, da, ("group",), inner, sizes).assign_coords(coords)
         out = out if several else out.isel(offset=0, drop=True)
         label = f"{da.attrs.get('long_name', da.name or 'value')}, by {name}"
         found.append(out.rename(name).assign_attrs({**da.attrs, **units, "long_name": label}))
-    out = xr.merge(found, join="outer", compat="no_conflicts", combine_attrs="drop")
-    out.attrs = dict(result.attrs) if isinstance(result, xr.Dataset) else {}
-    return out
+    maps = xr.merge(found, join="outer", compat="no_conflicts", combine_attrs="override")
+    maps.attrs = dict(result.attrs) if isinstance(result, xr.Dataset) else {}
+    return maps
 
 
 def _share(groups: Groups, layout: Layout, units: str | None, density: bool | str) -> tuple[np.ndarray, dict[str, str]]:
@@ -99,6 +97,9 @@ def _share(groups: Groups, layout: Layout, units: str | None, density: bool | st
         refuse("density is not understood", "False, True or 'area'", repr(density), "density=True")
     inside = groups.owner >= 0
     total = np.bincount(groups.owner[inside], size[inside], minlength=len(groups))
+    if (total <= 0).any():
+        name = groups.names[int(np.argmax(total <= 0))]
+        refuse(f"group {name!r} has no area", "cells of positive area", total.min(), "density=True, or merge the group")
     return np.where(inside, 1 / total[groups.owner], 0.0), {} if units is None else {"units": units}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -159,7 +159,7 @@ def _values(layout: Layout, mask: xr.DataArray) -> Parts:
         )
     index = mask.copy(data=codes.reshape(mask.shape).astype("float64"))
     cells = on_grid(layout, index, f"region {mask.name!r}").astype("int64")
-    names = [f"{v:g}" if mask.dtype.kind == "f" else str(v) for v in every]
+    names = texts(np.asarray(every))
     if "" in names:
         cells = np.where(cells == names.index(""), -1, cells)
     return names, cells

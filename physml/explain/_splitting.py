@@ -50,34 +50,6 @@ class Split:
     owner: np.ndarray
 
 
-def product(
-    layout: Layout, splits: Sequence[Split], where: np.ndarray
-) -> tuple[tuple[str, ...], np.ndarray, dict[str, tuple[str, ...]]]:
-    """Return names, owner ``[*space, channel]`` and parts of the product of splits over the cells *where*.
-
-    Raises
-    ------
-    ValueError
-        Where a cell lies in no part of a split, or two groups have one name.
-    """
-    number, inside = np.zeros(where.shape, "int64"), where.copy()
-    for split in splits:
-        number = number * len(split.labels) + np.maximum(split.owner, 0)
-        inside &= split.owner >= 0
-    used, dense = np.unique(number[inside], return_inverse=True)
-    at = np.unravel_index(used, [len(s.labels) for s in splits]) if splits else ()
-    parts = {s.kind: tuple(s.labels[k] for k in i) for s, i in zip(splits, at, strict=True)}
-    names = tuple(", ".join(x for x in labels if x) or "all inputs" for labels in zip(*parts.values(), strict=True))
-    names = names if splits else ("all inputs",)
-    refuse_gap(layout, where & ~inside, names)
-    twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        refuse(f"two groups are called {twice[0]!r}", "names that differ", few(names), "rename the parts of one choice")
-    owner = np.full(where.shape, -1, "int32")
-    owner[inside] = dense.ravel()
-    return names, owner, parts
-
-
 def refuse_gap(layout: Layout, left: np.ndarray, names: Sequence[str]) -> None:
     """Refuse cells ``[*space, channel]`` that lie in no group."""
     if left.any():
