@@ -88,6 +88,8 @@ def groups(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import xarray as xr
     >>> from physml.fields import FieldSpec
     >>> ds = xr.Dataset({n: (("time", "lat"), np.ones((3, 4))) for n in "uv"}, {"lat": [-30.0, -10.0, 10.0, 30.0]})
     >>> spec = FieldSpec(inputs=["u", "v"], targets="u")
