@@ -66,7 +66,7 @@ def product(
     used, dense = np.unique(number[inside], return_inverse=True)
     at = np.unravel_index(used, [len(s.labels) for s in splits]) if splits else ()
     parts = {s.kind: tuple(s.labels[k] for k in i) for s, i in zip(splits, at, strict=True)}
-    names = tuple(", ".join(x for x in labels if x) or "all inputs" for labels in zip(*parts.values(), strict=True))
+    names = tuple(", ".join(x for x in labels if x) or "other inputs" for labels in zip(*parts.values(), strict=True))
     names = names if splits else ("all inputs",)
     refuse_gap(layout, where & ~inside, names)
     refuse_twins(names)

@@ -198,15 +198,14 @@ def _edges(choice: Any, what: str) -> np.ndarray:
 def _intervals(name: str, edges: np.ndarray, units: str | None) -> tuple[str, ...]:
     """Return the names of the parts between edges, with units: degrees of any kind as the sign."""
     unit = "" if units in (None, "1") else "°" if str(units).startswith("degree") else f" {units}"
-    said = [f"{x}{unit if unit == '°' else ''}" for x in texts(edges)]
-    tail = "" if unit == "°" else unit
+    said = texts(edges)
     ends = zip(edges[:-1], edges[1:], said[:-1], said[1:], strict=True)
     return tuple(
-        f"{name} below {b}{tail}"
+        f"{name} below {b}{unit}"
         if low == -np.inf
-        else f"{name} above {a}{tail}"
+        else f"{name} above {a}{unit}"
         if high == np.inf
-        else f"{name} {a} to {b}{tail}"
+        else f"{name} {a} to {b}{unit}"
         for low, high, a, b in ends
     )
 
