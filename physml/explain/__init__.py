@@ -13,6 +13,10 @@ from physml.explain.groups import groups as groups
 if TYPE_CHECKING:
     from physml.explain.baselines import Baseline as Baseline
     from physml.explain.baselines import climatology as climatology
+    from physml.explain.baselines import given as given
+    from physml.explain.baselines import normalised_zero as normalised_zero
+    from physml.explain.baselines import persistence as persistence
+    from physml.explain.baselines import reference_period as reference_period
     from physml.explain.baselines import samples as samples
     from physml.explain.baselines import zero as zero
     from physml.explain.explainer import Explainer as Explainer
@@ -27,7 +31,16 @@ if TYPE_CHECKING:
     from physml.explain.targets import field as field
 
 _HOMES = {
-    "baselines": ("Baseline", "climatology", "samples", "zero"),
+    "baselines": (
+        "Baseline",
+        "climatology",
+        "given",
+        "normalised_zero",
+        "persistence",
+        "reference_period",
+        "samples",
+        "zero",
+    ),
     "explainer": ("Explainer",),
     "models": ("on_tensors",),
     "shapley": ("Exact", "PairedPermutations", "interval", "shapley_values"),
