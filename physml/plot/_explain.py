@@ -20,37 +20,32 @@ LEVEL = 0.95
 """Confidence of the intervals that are drawn."""
 
 
-def half_width(result: xr.Dataset, repeats: int = 1) -> xr.DataArray:
-    """Return half the interval of every attribution, by Student's t over the replicates; zero where it is exact.
+def half_width(result: xr.Dataset) -> xr.DataArray:
+    """Return half the interval of every attribution, by Student's t; zero where it is exact.
 
     Parameters
     ----------
     result
-        Dataset with ``attribution`` and, where it is an estimate, ``stderr``; the number of replicates is an attribute
-        or a variable ``replicates``.
-    repeats
-        Number of independent estimates that were averaged, each of so many replicates.
+        Dataset with ``attribution`` and, where it is an estimate, ``stderr``, with its degrees of freedom as a variable
+        ``dof``, or the number of replicates as an attribute.
     """
-    from scipy import stats
-
     if "stderr" not in result:
         return xr.zeros_like(result["attribution"], dtype="float64")
     stderr = result["stderr"].fillna(0.0)
-    replicates = result.get("replicates", xr.DataArray(result.attrs.get("replicates", 0)))
-    known = replicates > 1
-    free = repeats * (replicates.where(known, 2) - 1)
-    quantile = xr.where(known, stats.t.ppf(0.5 + LEVEL / 2, free), stats.norm.ppf(0.5 + LEVEL / 2))
-    return (stderr * quantile).broadcast_like(result["attribution"])
+    return (stderr * _quantile(_freedom(result))).broadcast_like(result["attribution"])
 
 
-def space_of(data: xr.DataArray) -> list[Hashable]:
-    """Return the dimensions of a map or section that are not samples: those of latitude, longitude, x, y and levels."""
-    found = {d for d in data.dims if str(d) in ("y", "x", "j", "i", "lat", "lon", "latitude", "longitude", "channel")}
+def samples_of(result: xr.Dataset) -> list[Hashable]:
+    """Return the dimensions of the samples: those that are neither the group's, nor the target's, nor of pairs."""
+    phi = result["attribution"]
+    if "dof" in result:
+        return [d for d in phi.dims if d in result["dof"].dims]
+    found = {d for d in phi.dims if str(d) in ("y", "x", "j", "i", "lat", "lon", "latitude", "longitude", "output")}
     try:
-        found.update(*(c.dims for c in latitude_longitude(data)))
+        found.update(*(c.dims for c in latitude_longitude(phi)))
     except ValueError:
         pass
-    return [d for d in data.dims if d in found]
+    return [d for d in phi.dims if d not in {*found, "group", "channel"}]
 
 
 def mean_of(result: xr.Dataset, signed: bool, interval: str) -> tuple[xr.DataArray, xr.DataArray]:
@@ -64,8 +59,8 @@ def mean_of(result: xr.Dataset, signed: bool, interval: str) -> tuple[xr.DataArr
         Average with the sign.
     interval
         ``"estimate"``: how well the mean over these samples is known, their errors being independent and those of the
-        cells of a map being alike. ``"samples"``: how well the mean over all samples like these is known, from their
-        spread, if they are independent.
+        cells of a map being alike; degrees of freedom by Welch and Satterthwaite (doi:10.2307/3002019). ``"samples"``: how
+        well the mean over all samples like these is known, from their spread, if they are independent.
     """
     from scipy import stats
 
@@ -76,17 +71,33 @@ def mean_of(result: xr.Dataset, signed: bool, interval: str) -> tuple[xr.DataArr
     if not rest:
         return phi, half_width(result)
     each = phi if signed else abs(phi)
-    space = space_of(phi)
-    samples = [d for d in rest if d not in space]
+    samples = samples_of(result)
+    cells = [d for d in rest if d not in samples]
     count = int(np.prod([phi.sizes[d] for d in samples]))
     mean = each.mean(rest, keep_attrs=True)
     if interval == "samples":
         if count < 2:
             refuse("one sample has no spread", "2 samples or more", count, "pass interval='estimate'")
-        spread = each.mean(space).std(samples, ddof=1) / np.sqrt(count)
+        spread = each.mean(cells).std(samples, ddof=1) / np.sqrt(count)
         return mean, spread * stats.t.ppf(0.5 + LEVEL / 2, count - 1)
-    half = half_width(result, repeats=count).mean(space)
-    return mean, (half**2).sum(samples) ** 0.5 / count
+    if "stderr" not in result:
+        return mean, xr.zeros_like(mean)
+    square = result["stderr"].fillna(0.0).mean([d for d in cells if d in result["stderr"].dims]) ** 2
+    total, weak = square.sum(samples), (square**2 / _freedom(result)).sum(samples)
+    free = (total**2 / weak.where(weak > 0)).fillna(np.inf)
+    return mean, (total**0.5 / count * _quantile(free)).broadcast_like(mean)
+
+
+def _freedom(result: xr.Dataset) -> xr.DataArray:
+    """Return the degrees of freedom of the standard errors; infinite where they are not known."""
+    free = result["dof"] if "dof" in result else xr.DataArray(float(result.attrs.get("replicates", 0)) - 1)
+    return xr.where(free > 0, free, np.inf)
+
+
+def _quantile(free: xr.DataArray) -> xr.DataArray:
+    from scipy import stats
+
+    return free.copy(data=stats.t.ppf(0.5 + LEVEL / 2, free.values))
 
 
 def one_sample(result: xr.Dataset, what: str) -> xr.Dataset:

@@ -23,6 +23,7 @@ def bars(
     signed: bool = False,
     interval: str = "estimate",
     dots: bool = False,
+    show: int = 40,
     colors: Mapping[str, str] | None = None,
     title: str | None = None,
     ax: Axes | None = None,
@@ -31,7 +32,7 @@ def bars(
 
     Attributions along ``group`` alone keep their sign. Those with further dimensions (samples, maps) are drawn as the
     mean of their absolute values. Groups with a coordinate ``group_parent`` are drawn as thin bars under the bar of
-    their parent, whose attribution is the sum of theirs. Whiskers are 95 % intervals by Student's t.
+    their parent, whose attribution is the sum of theirs (Owen values). Whiskers are 95 % intervals by Student's t.
 
     Parameters
     ----------
@@ -44,6 +45,8 @@ def bars(
         independent. ``"samples"``: all samples like these, from their spread, if they are independent.
     dots
         Draw every sample as a dot.
+    show
+        Number of rows drawn, those of the largest attributions.
     colors
         Colour for each group; by default one for raising and one for lowering the prediction.
     title, ax
@@ -61,12 +64,14 @@ def bars(
     result = style.attribution_of(attribution)
     rest = [d for d in result["attribution"].dims if d != "group"]
     keeps_sign = signed or not rest
-    rows = _nested(result, keeps_sign, interval) if "group_parent" in result.coords else None
+    union = next((n for n in ("group_parent", "group_union") if n in result.coords), None)
+    rows = None if union is None else _nested(result, union, keeps_sign, interval)
     if rows is None:
         mean, half = common.mean_of(result, signed, interval)
         order = np.argsort(-abs(mean).values, kind="stable")
         labels = [str(n) for n in mean["group"].values]
         rows = [_Row(labels[i], float(mean.values[i]), float(half.values[i]), i) for i in order]
+    left, rows = len(rows) - show, rows[:show]
     given = ax is not None
     names = [r.name for r in rows]
     ax, told = (ax, common.fitted(names)) if ax is not None else common.row_axes(names, head=2.1)
@@ -98,6 +103,8 @@ def bars(
         ax.set_xlabel(f"{ax.get_xlabel()}\nprediction {prediction} = baseline {base} + sum of the bars")
     elif rest and interval == "samples":
         ax.set_xlabel(f"{ax.get_xlabel()}\nwhiskers: 95 % interval of the mean over all samples like these")
+    if left > 0:
+        ax.set_xlabel(f"{ax.get_xlabel()}\n{left} groups of smaller attributions are not drawn")
     return ax.figure if given and not title else common.titled(ax, title)  # type: ignore[return-value]
 
 
@@ -146,7 +153,8 @@ def importance(
             received = ", ".join(map(str, table["group"].values))
             expected = ", ".join(map(str, first["group"].values))
             refuse(f"{kind!r} ranks other groups than the first", expected, received, "draw them apart")
-    order = np.argsort(-first["importance"].values, kind="stable")[:show]
+    by = first["rank"].values if "rank" in first else -first["importance"].values
+    order = np.argsort(by, kind="stable")[:show]
     names = [str(n) for n in first["group"].values[order]]
     axes, told = common.row_axes(names, width=6.4 if len(tables) == 1 else 4.6, head=2.0, columns=len(tables))
     shades = style.palette(tables) | dict(colors or {})
@@ -186,10 +194,10 @@ class _Row:
         self.reach = (value - half, value + half)
 
 
-def _nested(result: xr.Dataset, keeps_sign: bool, interval: str) -> list[_Row] | None:
+def _nested(result: xr.Dataset, union: str, keeps_sign: bool, interval: str) -> list[_Row] | None:
     """Return a row for each parent, largest first, and below it one for each of its groups."""
     phi = result["attribution"].astype("float64")
-    parents = [str(p) for p in result["group_parent"].values]
+    parents = [str(p) for p in result[union].values]
     names = [str(n) for n in result["group"].values]
     if len(set(parents)) == len(parents):
         return None

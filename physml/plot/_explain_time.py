@@ -21,6 +21,7 @@ def time_by_group(
     *,
     dim: str | None = None,
     limits: tuple[float, float] | None = None,
+    show: int = 40,
     title: str | None = None,
 ) -> Figure:
     """Draw attributions over time, one row a group, below the prediction and the baseline over time.
@@ -33,6 +34,8 @@ def time_by_group(
         That dimension; the only one by default.
     limits
         Ends of the colour scale, symmetric around zero unless given.
+    show
+        Number of groups drawn, those of the largest mean absolute attribution, in their order.
     title
         Title of the figure.
 
@@ -54,6 +57,9 @@ def time_by_group(
             "select or average over the others, as result.isel(run=0)",
         )
     phi = phi.transpose("group", rest[0])
+    largest = np.argsort(-abs(phi).mean(rest[0]).values, kind="stable")[:show]
+    left = phi.sizes["group"] - largest.size
+    phi = phi.isel(group=np.sort(largest))
     names = [str(n) for n in phi["group"].values]
     told = common.fitted(names)
     size = common.row_type(names)
@@ -83,7 +89,8 @@ def time_by_group(
         upper.tick_params(labelbottom=False)
         upper.yaxis.set_major_locator(MaxNLocator(3))
     bar = figure.colorbar(image, ax=ax, location="bottom", pad=0.03, fraction=0.09, aspect=40, shrink=0.8)
-    bar.set_label(f"attribution{style.units_of(phi)}", fontsize=style.LABEL, color=style.INK)
+    more = f"\n{left} groups of smaller attributions are not drawn" if left else ""
+    bar.set_label(f"attribution{style.units_of(phi)}{more}", fontsize=style.LABEL, color=style.INK)
     bar.ax.tick_params(labelsize=style.TICK, colors=style.INK, length=3)
     bar.outline.set_visible(False)
     return common.titled(ax, title)

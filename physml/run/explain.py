@@ -16,6 +16,7 @@ import xarray as xr
 from physml._atomic import replacing
 from physml._errors import closest, describe, refuse
 from physml.explain.explainer import Explainer
+from physml.plot import _style as style
 from physml.provenance import record, stamp
 from physml.run import explain_settings as settings
 from physml.run.explain_fields import input_anomalies, painted
@@ -183,7 +184,7 @@ def attribute(
         kind = call.positional[0] if call.positional else call.named.get("kind", "integrated")
         more = {k: v for k, v in call.named.items() if k != "kind"}
         cells = explainer.gradients(ds, kind, **more).compute()
-        return explainer.players.sum(cells), cells  # type: ignore[attr-defined]
+        return explainer.players.sum(cells), cells
     known = [
         n for n in inspect.signature(type(explainer).shapley).parameters if n not in ("self", "ds", "method", "seed")
     ]
@@ -247,7 +248,7 @@ def _write_page(
 ) -> None:
     from physml.report import Report
 
-    label, units = explainer.measure.label, explainer.measure.units or ""
+    label, units = explainer.measure.label, style.units_of(result["attribution"]).strip(" []")
     maps = result if set(explainer.measure.dims) == set(explainer.layout.space) else cells
     maps = painted(explainer, result) if maps is None else maps
     size = abs(result["attribution"]).mean([d for d in result["attribution"].dims if d != "group"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 if TYPE_CHECKING:
     from physml.explain import Explainer
+    from physml.layout import Layout
 
 
 def input_anomalies(explainer: Explainer, ds: xr.Dataset) -> xr.DataArray:
@@ -67,10 +68,24 @@ def painted(explainer: Explainer, result: xr.Dataset) -> xr.Dataset | None:
     outer = [d for d in phi.dims if d != "group"]
     if not apart or len(layout.space) != 2 or set(outer) & set(layout.space):
         return None
-    values = phi.transpose(*outer, "group").values[..., np.maximum(owner, 0)]
+    # Channels that the groups do not tell apart are one map.
+    apart_of: dict[bytes, list[int]] = {}
+    for i in range(owner.shape[-1]):
+        apart_of.setdefault(owner[..., i].tobytes(), []).append(i)
+    names = [_named(layout, members) for members in apart_of.values()]
+    owner = owner[..., [members[0] for members in apart_of.values()]]
+    values = np.where(owner >= 0, phi.transpose(*outer, "group").values[..., np.maximum(owner, 0)], np.nan)
     coords = {n: c for n, c in layout.statics.coords.items() if set(c.dims) <= set(layout.space)}
-    about: dict[str, Any] = {"variable": ("channel", [c.name for c in layout.inputs])}
-    about["offset"] = ("channel", [c.offset for c in layout.inputs], {"long_name": "lag", "units": "steps"})
-    maps = xr.DataArray(np.where(owner >= 0, values, np.nan), dims=(*outer, *layout.space, "channel"), attrs=phi.attrs)
+    maps = xr.DataArray(values, dims=(*outer, *layout.space, "channel"), attrs=phi.attrs)
     more = {n: result[n] for n in ("prediction", "base_value") if n in result}
-    return xr.Dataset({"attribution": maps, **more}).assign_coords({**coords, **about, **{d: phi[d] for d in outer}})
+    return xr.Dataset({"attribution": maps, **more}).assign_coords(
+        {**coords, **{d: phi[d] for d in outer if d in phi.coords}, "variable": ("channel", names)}
+    )
+
+
+def _named(layout: Layout, members: list[int]) -> str:
+    """Return the variables of some input channels, with their offsets where they are not all of them."""
+    chosen = [layout.inputs[i] for i in members]
+    variables = list(dict.fromkeys(c.name for c in chosen))
+    whole = all(sum(c.name == v for c in layout.inputs) == sum(c.name == v for c in chosen) for v in variables)
+    return ", ".join(variables if whole else map(str, chosen))

@@ -78,6 +78,10 @@ def explanation_text(result: xr.Dataset) -> str:
         f"A group that is absent is filled from the baseline: {baseline}."
     )
     how = f"Method: {attrs.get('method', 'not recorded')}"
+    if "tol" in attrs or "rtol" in attrs:
+        wide = [f"{float(attrs['tol']):g} {units}".strip()] if "tol" in attrs else []
+        wide += [f"{100 * float(attrs['rtol']):g} % of the largest contribution"] if "rtol" in attrs else []
+        how += f", until the half-width of every interval is below {' and '.join(wide)}"
     if "rows" in attrs:
         each = f", {_count(attrs['rows_per_sample'])} for each sample" if "rows_per_sample" in attrs else ""
         how += f"; the model was run on {_count(attrs['rows'])} rows of inputs{each}"
@@ -141,8 +145,8 @@ def explanation_figures(
 
     result = style.attribution_of(result)
     phi = result["attribution"]
-    space = intervals.space_of(phi)
-    outer = [d for d in phi.dims if d != "group" and d not in space]
+    outer = intervals.samples_of(result)
+    space = [d for d in phi.dims if d != "group" and d not in outer]
     exact = float(intervals.half_width(result).max()) == 0
     sure = "" if exact else " Whiskers: 95 % intervals."
     drawn: Figures = {}
@@ -187,8 +191,8 @@ def _one(result: xr.Dataset, outer: list[Any], sample: Mapping[str, Any] | None)
 def _samples(result: xr.Dataset) -> str:
     """Return how many samples, and from when to when."""
     phi = result["attribution"]
-    space = intervals.space_of(phi)
-    outer = [d for d in phi.dims if d != "group" and d not in space]
+    outer = intervals.samples_of(result)
+    space = [d for d in phi.dims if d != "group" and d not in outer]
     where = ", cell by cell" if space else ""
     if not outer:
         return f"{where} for one sample"
@@ -207,14 +211,13 @@ def _certainty(result: xr.Dataset, units: str) -> str:
         return "The contributions are exact for this model, these groups and this baseline."
     told = f"The largest standard error is {stderr:.2g} {units}".strip()
     told += f", {100 * stderr / phi:.2g} % of the largest contribution" if phi > 0 else ""
-    converged = result.get("converged", result.attrs.get("converged"))
-    if converged is None:
+    if "converged" not in result:
         return f"{told}."
-    done = np.asarray(converged).astype(str)
-    share = np.isin(done, ("True", "true", "yes", "1")).mean()
-    if share == 1:
-        return f"{told}; all samples reached the tolerance."
-    return f"{told}; {100 * (1 - share):.0f} % of the samples did not reach the tolerance, so these errors count."
+    done = result["converged"].values.astype(bool)
+    if done.all():
+        return f"{told}; every sample reached the tolerance."
+    left = _count((~done).sum())
+    return f"{told}; {left} of {_count(done.size)} samples did not reach the tolerance within their rows."
 
 
 def _left_over(result: xr.Dataset, units: str) -> str:

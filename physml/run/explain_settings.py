@@ -194,7 +194,7 @@ def read_groups(setting: Any, data: xr.Dataset, layout: Layout) -> Any:
         asked["region"] = _regions(asked["region"], data)
     found = groups(layout, **asked)
     if nested:
-        found = found.nested(*([nested] if isinstance(nested, str) else nested))  # type: ignore[attr-defined]
+        found = found.nested(*([nested] if isinstance(nested, str) else nested))
     return found
 
 
