@@ -52,7 +52,7 @@ def input_anomalies(explainer: Explainer, ds: xr.Dataset) -> xr.DataArray:
     return xr.DataArray(
         mean.reshape(len(names), *shape),
         dims=("group", *outer),
-        coords={d: packed[d].variable for d in outer if d in packed.coords},
+        coords={"group": names, **{d: packed[d].variable for d in outer if d in packed.coords}},
         attrs={"long_name": "mean input of the group against the baseline, in standard deviations", "units": "1"},
     )
 
