@@ -360,8 +360,8 @@ def test_attributions_of_cells_get_a_map_for_each_channel():
 
 
 def test_one_far_cell_does_not_bleach_the_map():
-    bare = cells().attribution.drop_vars(["variable", "offset"])
-    found = xr.concat([bare] * 3, "channel").to_dataset(name="attribution")
+    bare = cells().attribution.drop_vars(["variable", "offset"]).isel(channel=[0])
+    found = xr.concat([bare] * 8, "lon").drop_vars("lon").to_dataset(name="attribution")
     found["attribution"][0, 2, 2] = 1e3
     assert plot.attribution_maps(found).axes[0].collections[1].get_clim()[1] < 10
     assert plot.attribution_maps(found, limits=(-1.0, 1.0)).axes[0].collections[1].get_clim() == (-1.0, 1.0)
@@ -421,12 +421,15 @@ def test_names_break_after_commas_into_lines_of_about_one_length():
     assert words.count("\n") == 1 and max(map(len, words.split("\n"))) <= 32
 
 
-@pytest.mark.parametrize("figure", ["beeswarm", "waterfall", "bars", "time_by_group"])
+@pytest.mark.parametrize(
+    "figure",
+    ["beeswarm", *(pytest.param(f, marks=pytest.mark.long) for f in ("waterfall", "bars", "time_by_group"))],
+)
 def test_forty_long_names_fit_without_touching(figure):
     found = explained(40, 6)
     found["group"] = [f"sea surface temperature, lag {i} months, region {i}" for i in range(40)]
     found = found.isel(time=0) if figure == "waterfall" else found
-    drawn = getattr(plot, figure)(found)
+    drawn = getattr(plot, figure)(found, show=40)
     drawn.canvas.draw()
     ax = drawn.axes[0]
     boxes = sorted((t.get_window_extent() for t in ax.get_yticklabels()), key=lambda b: b.y0)

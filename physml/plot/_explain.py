@@ -164,10 +164,23 @@ def titled(ax: Axes, title: str | None) -> Figure:
 
 
 def signed_text(value: float, digits: int = 3) -> str:
-    """Return a number with its sign, and a true minus."""
-    return f"{value:+.{digits}g}".replace("-", "\N{MINUS SIGN}")
+    """Return a number with its sign.
+
+    Examples
+    --------
+    >>> signed_text(2.5e-7), signed_text(12.3456)
+    ('+2.5 × 10⁻⁷', '+12.3')
+    """
+    return _typeset(f"{value:+.{digits}g}")
 
 
 def plain_text(value: float, digits: int = 4) -> str:
-    """Return a number with a true minus."""
-    return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
+    """Return a number as text."""
+    return _typeset(f"{value:.{digits}g}")
+
+
+def _typeset(text: str) -> str:
+    text, _, power = text.partition("e")
+    if power:
+        text += f" \N{MULTIPLICATION SIGN} 10{str(int(power)).translate(style.SUPERSCRIPT)}"
+    return text.replace("-", "\N{MINUS SIGN}")
