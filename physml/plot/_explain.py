@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PLAYERS = ("group", "group_other")
 LEVEL = 0.95
 """Confidence of the intervals that are drawn."""
 
@@ -45,7 +46,7 @@ def samples_of(result: xr.Dataset) -> list[Hashable]:
         found.update(*(c.dims for c in latitude_longitude(phi)))
     except ValueError:
         pass
-    return [d for d in phi.dims if d not in {*found, "group", "channel"}]
+    return [d for d in phi.dims if d not in {*found, *PLAYERS, "channel"}]
 
 
 def mean_of(result: xr.Dataset, signed: bool, interval: str) -> tuple[xr.DataArray, xr.DataArray]:
@@ -54,7 +55,7 @@ def mean_of(result: xr.Dataset, signed: bool, interval: str) -> tuple[xr.DataArr
     Parameters
     ----------
     result
-        Dataset with ``attribution`` on group and further dimensions.
+        Dataset with ``attribution`` on group, perhaps group_other, and further dimensions.
     signed
         Average with the sign.
     interval
@@ -67,7 +68,7 @@ def mean_of(result: xr.Dataset, signed: bool, interval: str) -> tuple[xr.DataArr
     if interval not in ("estimate", "samples"):
         refuse("interval is unknown", "'estimate' or 'samples'", repr(interval), "leave it out for 'estimate'")
     phi = result["attribution"].astype("float64")
-    rest = [d for d in phi.dims if d != "group"]
+    rest = [d for d in phi.dims if d not in PLAYERS]
     if not rest:
         return phi, half_width(result)
     each = phi if signed else abs(phi)

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+DOTS = 1500
+"""Most samples that are drawn as dots."""
 WRITTEN = 12
 """Number of groups up to which every cell of a matrix carries its number."""
 
 
 def interactions(result: xr.Dataset, *, signed: bool = True, title: str | None = None) -> Figure:
     """Draw the interactions of groups as a matrix; the diagonal holds what each group adds alone.
+
+    Numbers whose 95 % interval holds zero are grey.
 
     Parameters
     ----------
@@ -53,10 +57,11 @@ def interactions(result: xr.Dataset, *, signed: bool = True, title: str | None =
             ", ".join(held) or type(result).__name__,
             "pass what Explainer.interactions returned",
         )
-    found = found.compute()
-    rest = [d for d in found.dims if d not in ("group", "group_other")]
-    matrix = (found if signed else abs(found)).mean(rest, keep_attrs=True) if rest else found
+    rest = [d for d in found.dims if d not in common.PLAYERS]
+    whole = result.rename({str(found.name): "attribution"}).compute()
+    matrix, half = common.mean_of(whole, signed, "estimate")
     matrix = matrix.transpose("group", "group_other")
+    sure = (abs(matrix) > half).transpose("group", "group_other").values
     n = matrix.sizes["group"]
     # Many columns have room for a number only: the rows tell whose it is.
     numbered = n > WRITTEN
@@ -87,9 +92,13 @@ def interactions(result: xr.Dataset, *, signed: bool = True, title: str | None =
     if n <= WRITTEN:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
-                shade = "white" if abs(value) > 0.6 * end else style.INK
+                shade = "white" if abs(value) > 0.6 * end else style.INK if sure[i, j] or not value else "#8A8A8A"
                 text = common.plain_text(value, 2)
                 ax.text(j, i, text, ha="center", va="center", fontsize=style.TICK, color=shade)
+    if n <= WRITTEN and (~sure & (matrix.values != 0)).any():
+        note = "grey numbers: the 95 % interval holds zero"
+        figure.supxlabel(note, fontsize=style.TICK, color=style.FAINT)
+        figure.set_figheight(figure.get_figheight() + 0.3)
     bar = figure.colorbar(image, ax=ax, pad=0.02, fraction=0.045, aspect=28)
     what = "interaction" if not rest else "mean interaction" if signed else "mean absolute interaction"
     bar.set_label(f"{what}{style.units_of(found)}", fontsize=style.LABEL, color=style.INK)
@@ -105,8 +114,8 @@ def effect_map(effect: xr.Dataset, *, title: str | None = None, ax: Axes | None 
     ----------
     effect
         Dataset with ``effect`` along two coordinates named after the variables, as :func:`physml.explain.ale` returns for
-        two. ``density`` or ``count`` on the same grid is drawn as contours, cells without data are left hatched; ``rug``
-        on (sample or quantile, variable) as dots.
+        two. Cells without data by ``counts`` (or ``density``) on the same grid are left hatched; ``rug`` on (variable,
+        samples) is drawn as dots, else the density as contours.
     title, ax
         As in :func:`curves`.
 
@@ -133,10 +142,15 @@ def effect_map(effect: xr.Dataset, *, title: str | None = None, ax: Axes | None 
     first, second = found.dims
     x, y = (effect[d].values.astype("float64") for d in (first, second))
     values = found.transpose(second, first).values.astype("float64")
-    count = next(
-        (effect[n] for n in ("density", "count") if n in effect and set(effect[n].dims) == {first, second}), None
-    )
+    names = ("density", "counts", "count")
+    count = next((effect[n] for n in names if n in effect and set(effect[n].dims) == {first, second}), None)
     density = None if count is None else count.transpose(second, first).values.astype("float64")
+    across, up = x, y
+    if density is not None and density.any() and not density[0].any() and not density[:, 0].any():
+        # Effects at the edges of bins, counts of the bins that end there: drawn bin by bin.
+        values = 0.25 * (values[1:, 1:] + values[:-1, 1:] + values[1:, :-1] + values[:-1, :-1])
+        density = density[1:, 1:] / np.outer(np.diff(y), np.diff(x))
+        across, up = (0.5 * (e[1:] + e[:-1]) for e in (x, y))
     if density is not None:
         values = np.where(density > 0, values, np.nan)
     ax = style.new_figure(8.6, 6.4).subplots() if ax is None else ax
@@ -144,21 +158,23 @@ def effect_map(effect: xr.Dataset, *, title: str | None = None, ax: Axes | None 
     signs = bool(np.nanmin(values, initial=0.0) < 0 < np.nanmax(values, initial=0.0))
     end = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     ends = {"cmap": "RdBu_r", "vmin": -end, "vmax": end} if signs else {"cmap": "viridis"}
-    image = ax.pcolormesh(x, y, values, shading="nearest", rasterized=True, **ends)
+    shading = "nearest" if across is x else "flat"
+    image = ax.pcolormesh(x, y, values, shading=shading, rasterized=True, **ends)
     frame = ax.axis()
     notes = [] if np.isfinite(values).all() else ["hatched: no data"]
-    if density is not None and min(density.shape) > 1 and np.ptp(density) > 0:
+    dots = effect["rug"] if "rug" in effect and effect["rug"].ndim >= 2 else None
+    if dots is None and density is not None and min(density.shape) > 1 and np.ptp(density) > 0:
         levels = np.unique(np.quantile(density[density > 0], [0.5, 0.75, 0.95]))
         # Few cells hold most data: the contours enclose the half, the quarter and the twentieth that are densest.
         levels = levels[levels < density.max()]
         if levels.size:
-            ax.contour(x, y, density, levels=levels, colors=[style.INK], linewidths=1.1, alpha=0.75)
+            ax.contour(across, up, density, levels=levels, colors=[style.INK], linewidths=1.1, alpha=0.75)
             notes.append("contours: density of the data")
-    if "rug" in effect and effect["rug"].ndim == 2:
-        dots = effect["rug"]
-        names = next(d for d in dots.dims if dots.sizes[d] == 2)
-        a, b = dots.transpose(names, ...).values
-        ax.scatter(a, b, s=9, color=style.INK, alpha=0.4, linewidth=0)
+    if dots is not None:
+        axis = next(d for d in dots.dims if dots.sizes[d] == 2)
+        pairs = dots.transpose(axis, ...).values.reshape(2, -1)
+        pairs = pairs[:, np.unique(np.linspace(0, pairs.shape[1] - 1, min(pairs.shape[1], DOTS)).round().astype(int))]
+        ax.scatter(*pairs, s=9, color=style.INK, alpha=0.35, linewidth=0)
         notes.append("dots: data")
     ax.axis(frame)
     style.style_axes(ax, style.with_units(effect[first]), style.with_units(effect[second]))
