@@ -158,8 +158,7 @@ def effect_map(effect: xr.Dataset, *, title: str | None = None, ax: Axes | None 
     signs = bool(np.nanmin(values, initial=0.0) < 0 < np.nanmax(values, initial=0.0))
     end = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     ends = {"cmap": "RdBu_r", "vmin": -end, "vmax": end} if signs else {"cmap": "viridis"}
-    shading = "nearest" if across is x else "flat"
-    image = ax.pcolormesh(x, y, values, shading=shading, rasterized=True, **ends)
+    image = ax.pcolormesh(x, y, values, shading="nearest" if across is x else "flat", rasterized=True, **ends)
     frame = ax.axis()
     notes = [] if np.isfinite(values).all() else ["hatched: no data"]
     dots = effect["rug"] if "rug" in effect and effect["rug"].ndim >= 2 else None
@@ -174,7 +173,7 @@ def effect_map(effect: xr.Dataset, *, title: str | None = None, ax: Axes | None 
         axis = next(d for d in dots.dims if dots.sizes[d] == 2)
         pairs = dots.transpose(axis, ...).values.reshape(2, -1)
         pairs = pairs[:, np.unique(np.linspace(0, pairs.shape[1] - 1, min(pairs.shape[1], DOTS)).round().astype(int))]
-        ax.scatter(*pairs, s=9, color=style.INK, alpha=0.35, linewidth=0)
+        ax.scatter(pairs[0], pairs[1], s=9, color=style.INK, alpha=0.35, linewidth=0)
         notes.append("dots: data")
     ax.axis(frame)
     style.style_axes(ax, style.with_units(effect[first]), style.with_units(effect[second]))
