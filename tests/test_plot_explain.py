@@ -185,6 +185,8 @@ def test_a_waterfall_leads_from_the_baseline_to_the_prediction():
     assert [p.get_width() for p in bars] == pytest.approx(sorted(phi, key=abs, reverse=True))
     assert bars[0].get_x() == 1.0
     ends = [p.get_x() + p.get_width() for p in bars]
+    low, high = ax.get_xlim()
+    assert low < min(1.0, *ends) and max(1.0, *ends) < high
     assert [p.get_x() for p in bars[1:]] == pytest.approx(ends[:-1])
     assert ends[-1] == pytest.approx(1 + phi.sum())
     from matplotlib.colors import to_hex
@@ -233,13 +235,43 @@ def test_interactions_carry_their_numbers_and_are_symmetric_around_zero():
     matrix = xr.DataArray(values, {"group": names, "group_other": names}, ("group", "group_other"), attrs=UNITS)
     figure = plot.interactions(matrix.to_dataset(name="interaction"))
     image = figure.axes[0].images[0]
-    assert image.get_clim() == (-3.0, 3.0)
-    assert f"{MINUS}0.4" in texts(figure) and "interaction [°C]" in texts(figure)
+    # Colours by the pairs; the diagonal lies beyond.
+    assert image.get_clim() == (-0.4, 0.4)
+    assert f"{MINUS}3.00" in texts(figure) and f"{MINUS}0.40" in texts(figure) and "interaction [°C]" in texts(figure)
     twice = xr.concat([matrix, -matrix], "time").to_dataset(name="interaction")
     np.testing.assert_allclose(plot.interactions(twice).axes[0].images[0].get_array(), 0)
     figure = plot.interactions(twice, signed=False)
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), abs(values))
     assert "mean absolute interaction" in texts(figure)
+
+
+def test_interactions_that_may_be_zero_stand_in_brackets():
+    names = ["a", "b"]
+    dims = ("group", "group_other")
+    found = xr.Dataset(
+        {"attribution": (dims, [[1.0, 0.1], [0.1, 2.0]]), "stderr": (dims, np.full((2, 2), 0.1)), "dof": ((), 9)},
+        {"group": names, "group_other": names},
+    )
+    figure = plot.interactions(found)
+    assert [t.get_text() for t in figure.axes[0].texts] == ["1.00", "(0.10)", "(0.10)", "2.00"]
+    assert "the 95 % interval holds zero" in texts(figure)
+    assert "holds zero" not in texts(plot.interactions(found.drop_vars("stderr")))
+
+
+def test_effects_at_the_edges_of_bins_are_drawn_bin_by_bin():
+    effect = xr.Dataset(
+        {
+            "effect": (("sst", "wind"), np.arange(9.0).reshape(3, 3)),
+            "counts": (("sst", "wind"), [[0, 0, 0], [0, 5, 0], [0, 1, 2]]),
+            "rug": (("variable", "time"), np.array([[0.5, 1.5], [0.2, 0.3]])),
+        },
+        {"sst": [0.0, 1.0, 2.0], "wind": [0.0, 0.5, 3.0]},
+    )
+    ax = plot.effect_map(effect).axes[0]
+    mesh, dots = ax.collections
+    values = mesh.get_array().reshape(2, 2)
+    np.testing.assert_allclose(values.filled(np.nan), [[2.0, 5.0], [np.nan, 6.0]])
+    np.testing.assert_allclose(dots.get_offsets(), [[0.5, 0.2], [1.5, 0.3]])
 
 
 def test_columns_of_a_large_matrix_are_numbered_as_its_rows():
@@ -324,6 +356,12 @@ def test_importances_by_pass_share_the_rows_of_the_first():
         assert words in texts(figure)
 
 
+def test_a_group_without_importance_has_its_number_on_the_side_of_the_others():
+    ax = plot.importance(importances([0.5, -0.01])).axes[0]
+    places = {t.get_text(): t.xy[0] for t in ax.texts}
+    assert places["0.5"] == 0.5 and places[f"{MINUS}0.01"] == 0.0
+
+
 def test_replicates_of_an_importance_become_its_mean_and_interval():
     draws = np.linspace(0, 1, 201)
     found = xr.Dataset({"importance": (("group", "repeat"), draws[None])}, {"group": ["a"]})
@@ -342,7 +380,7 @@ def cells() -> xr.Dataset:
             "lat": ("lat", lat, {"units": "degrees_north"}),
             "lon": ("lon", lon, {"units": "degrees_east"}),
             "variable": ("channel", ["sst", "sst", "sea-ice", "sea-ice"]),
-            "offset": ("channel", [-1, 0, -1, 0], {"units": "steps", "long_name": "lag"}),
+            "offset": ("channel", [-1, 0, -1, 0]),
         },
     )
 
@@ -350,13 +388,14 @@ def cells() -> xr.Dataset:
 def test_attributions_of_cells_get_a_map_for_each_channel():
     figure = plot.attribution_maps(cells())
     said = texts(figure)
-    for words in (f"sst, lag {MINUS}1 steps", "sea-ice, lag 0 steps", "attribution [°C]"):
+    for words in (f"sst, t{MINUS}1", "sea-ice, t", "attribution [°C]"):
         assert words in said
     limits = {ax.collections[1].get_clim() for ax in figure.axes[:4]}
     (ends,) = limits
     assert ends[0] == -ends[1] == -float(abs(cells().attribution).max())
     same = cells().isel(channel=[1, 3])
-    assert "sea-ice |" in texts(plot.attribution_maps(same)) and "lag" not in texts(plot.attribution_maps(same))
+    said = texts(plot.attribution_maps(same))
+    assert "sea-ice |" in said and "t |" not in said.replace("sst |", "")
 
 
 def test_one_far_cell_does_not_bleach_the_map():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,9 +79,10 @@ def explanation_text(result: xr.Dataset) -> str:
         f"A group that is absent is filled from the baseline: {baseline}."
     )
     how = f"Method: {attrs.get('method', 'not recorded')}"
-    if "tol" in attrs or "rtol" in attrs:
-        wide = [f"{float(attrs['tol']):g} {units}".strip()] if "tol" in attrs else []
-        wide += [f"{100 * float(attrs['rtol']):g} % of the largest contribution"] if "rtol" in attrs else []
+    tol, rtol = (attrs.get(n) for n in ("tol", "rtol"))
+    if "converged" in result and any(isinstance(t, Real) for t in (tol, rtol)):
+        wide = [f"{tol:g} {units}".strip()] if isinstance(tol, Real) else []
+        wide += [f"{100 * rtol:g} % of the largest contribution"] if isinstance(rtol, Real) else []
         how += f", until the half-width of every interval is below {' and '.join(wide)}"
     if "rows" in attrs:
         each = f", {_count(attrs['rows_per_sample'])} for each sample" if "rows_per_sample" in attrs else ""
