@@ -107,6 +107,9 @@ class Target(Linear):
         chosen = layout.targets[channel]
         label = self.label.format(chosen)
         valid = layout.valid("targets")[..., channel]
+        if self.weigh is None and not layout.space:
+            one = np.eye(len(layout.targets))[channel]
+            return linear(one, label, layout.units(chosen.name), chosen.offset)
         if self.weigh is None:
             cells = np.flatnonzero(valid)
             return Measure(
