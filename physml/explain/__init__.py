@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from physml.explain.baselines import zero as zero
     from physml.explain.exact import Exact as Exact
     from physml.explain.explainer import Explainer as Explainer
+    from physml.explain.interactions import ExactInteractions as ExactInteractions
+    from physml.explain.interactions import PairedPaths as PairedPaths
     from physml.explain.kernel import PairedKernel as PairedKernel
     from physml.explain.models import on_tensors as on_tensors
     from physml.explain.owen import ExactOwen as ExactOwen
@@ -45,6 +47,7 @@ _HOMES = {
     ),
     "exact": ("Exact",),
     "explainer": ("Explainer",),
+    "interactions": ("ExactInteractions", "PairedPaths"),
     "kernel": ("PairedKernel",),
     "models": ("on_tensors",),
     "owen": ("ExactOwen",),
