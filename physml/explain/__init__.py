@@ -11,11 +11,15 @@ from physml.explain.groups import Groups as Groups
 from physml.explain.groups import groups as groups
 
 if TYPE_CHECKING:
+    from physml.explain.accumulated import ale as ale
     from physml.explain.baselines import Baseline as Baseline
     from physml.explain.baselines import climatology as climatology
     from physml.explain.baselines import samples as samples
     from physml.explain.baselines import zero as zero
+    from physml.explain.curves import ice as ice
+    from physml.explain.curves import partial_dependence as partial_dependence
     from physml.explain.explainer import Explainer as Explainer
+    from physml.explain.importance import permutation_importance as permutation_importance
     from physml.explain.models import on_tensors as on_tensors
     from physml.explain.shapley import Exact as Exact
     from physml.explain.shapley import PairedPermutations as PairedPermutations
@@ -27,8 +31,11 @@ if TYPE_CHECKING:
     from physml.explain.targets import field as field
 
 _HOMES = {
+    "accumulated": ("ale",),
     "baselines": ("Baseline", "climatology", "samples", "zero"),
+    "curves": ("ice", "partial_dependence"),
     "explainer": ("Explainer",),
+    "importance": ("permutation_importance",),
     "models": ("on_tensors",),
     "shapley": ("Exact", "PairedPermutations", "interval", "shapley_values"),
     "targets": ("area_mean", "box_mean", "cell", "field"),
