@@ -257,11 +257,7 @@ def _labelled(
             out[name] = variable("group", end, f"{name} end of the {level:.0%} interval of the importance")
     if "multi pass" in settings["method"]:
         out["pass_score"] = variable(("pass", "group"), found["tried"], f"{what}, of each group tried in each pass")
-        out["pass"] = (  # type: ignore[assignment]
-            "pass",
-            np.arange(1, len(groups) + 1),
-            {"long_name": "pass", "units": "1"},
-        )
+        out["pass"] = ("pass", np.arange(1, len(groups) + 1), {"long_name": "pass", "units": "1"})
     result = xr.Dataset(out).assign_coords(groups.coords)
     result.attrs = {**attrs, **settings}
     return stamp(result, f"{settings['method']} of {what}")

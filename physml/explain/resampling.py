@@ -56,7 +56,9 @@ def block_numbers(packed: xr.DataArray, sample: str, block: Length) -> np.ndarra
 def _by_date(coordinate: xr.DataArray | None, block: str) -> np.ndarray:
     values = np.array([]) if coordinate is None else coordinate.values
     if values.dtype.kind not in "MO":
-        refuse(f"block={block!r} needs dates", "a date coordinate", values.dtype, "give the number of samples in a block")
+        refuse(
+            f"block={block!r} needs dates", "a date coordinate", values.dtype, "give the number of samples in a block"
+        )
     months = re.fullmatch(r"\s*(\d*)\s*(MS|ME|M|YS|YE|Y)\s*", block)
     if months is not None:
         dates = xr.DataArray(values, dims="t").dt
@@ -86,7 +88,9 @@ def month_labels(packed: xr.DataArray, sample: str, within: str | None) -> np.nd
     if within != "month":
         refuse("within is unknown", "'month' or None", repr(within), "pass within='month'")
     if sample not in packed.coords or packed[sample].dtype.kind not in "MO":
-        refuse("within='month' needs dates", f"a date coordinate {sample!r}", "none", "decode the times: xr.decode_cf(ds)")
+        refuse(
+            "within='month' needs dates", f"a date coordinate {sample!r}", "none", "decode the times: xr.decode_cf(ds)"
+        )
     return np.tile(packed[sample].dt.month.values, math.prod(outer[:-1]))
 
 

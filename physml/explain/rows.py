@@ -120,9 +120,7 @@ class Answers:
         Where *batch_rows* is not positive.
     """
 
-    def __init__(
-        self, adapted: Adapted, measure: Measure, each: int, most: int, batch_rows: int | None = None
-    ) -> None:
+    def __init__(self, adapted: Adapted, measure: Measure, each: int, most: int, batch_rows: int | None = None) -> None:
         if batch_rows is not None and batch_rows < 1:
             refuse("batch_rows is not positive", ">= 1", batch_rows, "leave it out")
         # A compiled model sees one size of batch; others gain by large ones.

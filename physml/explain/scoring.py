@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,22 +18,47 @@ Better = Literal["smaller", "larger"]
 Units = Callable[[str | None], str | None]
 
 
-class Score(Protocol):
-    """What is kept of each sample, and how it makes the score of any number of them."""
+@dataclass(frozen=True)
+class Summed:
+    """A score that is a function of sums over samples.
+
+    Attributes
+    ----------
+    name, better, units
+        What it is called; which scores are better; its units, of those of the target.
+    terms
+        Of (truth, prediction), zero where there is no truth, their weights: the numbers summed, each ``[sample, cell]``.
+    finish
+        Of the sums ``[..., number]``.
+    about
+        What is taken off truth and prediction first: nothing, the mean truth of each cell over all samples, or that of all cells.
+    """
 
     name: str
     better: Better
     units: Units
-    about: Literal["zero", "cells", "all"]
-    """What is taken off truth and prediction: nothing, the mean truth of each cell over all samples, or that of all cells."""
+    terms: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+    finish: Callable[[np.ndarray], np.ndarray]
+    about: Literal["zero", "cells", "all"] = "zero"
 
     def record(self, truth: np.ndarray, prediction: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return what is kept, ``[sample, number]``, of values ``[sample, cell]`` and weights ``[cell]``."""
+        """Return what is kept of each sample, ``[sample, number]``, of values ``[sample, cell]`` and weights ``[cell]``."""
+        there = np.isfinite(truth)
+        w = there * weights
+        parts = self.terms(np.where(there, truth, 0), np.where(there, prediction, 0), w)
+        return np.stack([p.sum(1) for p in parts], axis=1)
 
     def of(
-        self, records: np.ndarray, plain: np.ndarray, counts: np.ndarray, lent: Sequence[np.ndarray], weights: np.ndarray
+        self,
+        records: np.ndarray,
+        plain: np.ndarray,
+        counts: np.ndarray,
+        lent: Sequence[np.ndarray],
+        weights: np.ndarray,
     ) -> np.ndarray:
         """Return the score of each resample, ``[resample]``.
+
+        A lender matters by what it changed: where nothing changed, the interval has no width.
 
         Parameters
         ----------
@@ -46,38 +71,6 @@ class Score(Protocol):
         weights
             Of the cells.
         """
-
-
-@dataclass(frozen=True)
-class Summed:
-    """A score that is a function of sums over samples.
-
-    Attributes
-    ----------
-    terms
-        Of (truth, prediction), zero where there is no truth, their weights: the numbers summed, each ``[sample, cell]``.
-    finish
-        Of the sums ``[..., number]``.
-    """
-
-    name: str
-    better: Better
-    units: Units
-    terms: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
-    finish: Callable[[np.ndarray], np.ndarray]
-    about: Literal["zero", "cells", "all"] = "zero"
-
-    def record(self, truth: np.ndarray, prediction: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """See :class:`Score`."""
-        there = np.isfinite(truth)
-        w = there * weights
-        parts = self.terms(np.where(there, truth, 0), np.where(there, prediction, 0), w)
-        return np.stack([p.sum(1) for p in parts], axis=1)
-
-    def of(
-        self, records: np.ndarray, plain: np.ndarray, counts: np.ndarray, lent: Sequence[np.ndarray], weights: np.ndarray
-    ) -> np.ndarray:
-        """See :class:`Score`. The lender matters by what it changed: with nothing changed the interval has no width."""
         sums = counts @ records
         for often in lent:
             sums = sums + (often - 1) @ (records - plain)
@@ -102,22 +95,31 @@ class Whole:
     units: Units
     function: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
     signed: bool
-    about = "zero"
+    about: Literal["zero"] = "zero"
 
     def record(self, truth: np.ndarray, prediction: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """See :class:`Score`."""
+        """See :class:`Summed`."""
         return np.concatenate([truth, prediction], axis=1)
 
     def of(
-        self, records: np.ndarray, plain: np.ndarray, counts: np.ndarray, lent: Sequence[np.ndarray], weights: np.ndarray
+        self,
+        records: np.ndarray,
+        plain: np.ndarray,
+        counts: np.ndarray,
+        lent: Sequence[np.ndarray],
+        weights: np.ndarray,
     ) -> np.ndarray:
-        """See :class:`Score`."""
+        """See :class:`Summed`."""
         truth, prediction = np.split(records, 2, axis=1)
         changed = (prediction != plain[:, truth.shape[1] :]).any(1)
         for often in lent:
             often = np.where(changed, often, 1)
             counts = counts + often - 1 if self.signed else counts * often
         return np.array([self.function(truth, prediction, weights, c) for c in counts])
+
+
+Score = Summed | Whole
+"""A rule: what is kept of each sample, and how it makes the score of any resample of them."""
 
 
 def _squares(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -62,7 +62,9 @@ class Shuffled:
             total += np.nansum(values, 0)
             there += np.isfinite(values).sum(0)
         if not there.any():
-            refuse("the truth is missing throughout", "values of the targets", "none", "check the targets and their mask")
+            refuse(
+                "the truth is missing throughout", "values of the targets", "none", "check the targets and their mask"
+            )
         if self.score.about == "all":
             return (self.weights * total).sum() / (self.weights * there).sum()
         return total / np.maximum(there, 1) if self.score.about == "cells" else 0.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -49,12 +49,11 @@ def truth_of(
     packed = layout.pack(ds, "targets", whole_window=True)
     read = Rows(packed, layout, memory, inputs=False)
     names = [str(c) for c in layout.targets]
-    if isinstance(outputs, Fields):
+    returned: list[Any] = list(outputs.template) if isinstance(outputs, Given) else _returned(outputs)
+    if len(returned) == len(names) and (isinstance(outputs, Fields) or (not layout.shape and isinstance(outputs, Table))):
         return lambda numbers: measure.reduce(read.take(numbers))
-    if isinstance(outputs, Table) and not layout.shape and len(outputs.names) == len(names):
-        return lambda numbers: measure.reduce(read.take(numbers))
-    if isinstance(outputs, Table) and not layout.shape and len(names) == 1 and _numbers(outputs.names) is not None:
-        classes = _numbers(outputs.names)
+    classes = _numbers(returned)
+    if classes is not None and len(names) == 1 and (isinstance(outputs, Fields) or not layout.shape):
         return lambda numbers: measure.reduce((read.take(numbers) == classes).astype("float64"))
     if isinstance(outputs, Given) and set(outputs.template.data_vars) <= set(layout.spec.targets):
         sample, pack = layout.spec.sample_dim, outputs.pack
@@ -67,12 +66,16 @@ def truth_of(
     refuse(
         f"the truth of {measure.label!r} is not told by the targets {names}",
         "a model that returns the targets of its layout, or the classes of one",
-        f"outputs {list(getattr(outputs, 'names', None) or getattr(outputs, 'template', ()))}",
+        f"outputs {returned}",
         "pass truth=, a DataArray along the samples",
     )
 
 
-def _numbers(names: tuple[str, ...]) -> np.ndarray | None:
+def _returned(outputs: Fields | Table) -> list[Any]:
+    return [str(c) for c in outputs.layout.targets] if isinstance(outputs, Fields) else list(outputs.names)
+
+
+def _numbers(names: Sequence[Any]) -> np.ndarray | None:
     """Return the labels of classes as numbers, where they are."""
     try:
         return np.array([float(n) for n in names])
