@@ -50,7 +50,9 @@ def truth_of(
     read = Rows(packed, layout, memory, inputs=False)
     names = [str(c) for c in layout.targets]
     returned: list[Any] = list(outputs.template) if isinstance(outputs, Given) else _returned(outputs)
-    if len(returned) == len(names) and (isinstance(outputs, Fields) or (not layout.shape and isinstance(outputs, Table))):
+    if len(returned) == len(names) and (
+        isinstance(outputs, Fields) or (not layout.shape and isinstance(outputs, Table))
+    ):
         return lambda numbers: measure.reduce(read.take(numbers))
     classes = _numbers(returned)
     if classes is not None and len(names) == 1 and (isinstance(outputs, Fields) or not layout.shape):

@@ -250,9 +250,12 @@ class Case:
             out["counts"] = (tuple(names), counts, {"long_name": "samples near the value", "units": "1"})
         outer = tuple(self.rows.dims)
         rug = self.values.reshape(len(names), *self.rows.outer)
-        about = {"long_name": "values in the data"}
+        held = {c.attrs.get("units") for c in self.chosen}
+        about = {"long_name": "values in the data"} | (
+            {"units": str(*held)} if len(held) == 1 and None not in held else {}
+        )
         if len(names) == 1:
-            out["rug"] = (outer, rug[0], about | {k: v for k, v in self.chosen[0].attrs.items() if k == "units"})
+            out["rug"] = (outer, rug[0], about)
         else:
             out["rug"] = (("variable", *outer), rug, about)
             out = out.assign_coords(variable=("variable", names, {"long_name": "variable"}))
