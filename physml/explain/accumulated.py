@@ -192,13 +192,11 @@ def _weights(case: Case, where: Any, shape: tuple[int, ...]) -> list[np.ndarray]
     """Return sums over the samples of each bin, ``[1 + resample, bin]``: how many, and their places, and the products of these."""
     number, place, inside = where
     bins = np.ravel_multi_index(tuple(number), shape)[inside]
-    counts = case.counts[:, inside].astype("float64")
     terms = [np.ones(place.shape[1]), *place] + ([place[0] * place[1]] if len(shape) == 2 else [])
-    found = []
-    for term in terms:
-        spread = np.zeros((len(bins), int(np.prod(shape))))
-        spread[np.arange(len(bins)), bins] = term[inside]
-        found.append(counts @ spread)
+    found = [
+        np.stack([np.bincount(bins, (often * term)[inside], int(np.prod(shape))) for often in case.counts])
+        for term in terms
+    ]
     if len(shape) == 1 and (found[0][0] == 0).any():
         gone = np.flatnonzero(found[0][0] == 0)
         refuse(

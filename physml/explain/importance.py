@@ -214,7 +214,9 @@ def _search(
             change, after = gain, scores
             rank[np.argsort(-gain[..., 0].mean(1), kind="stable")] = np.arange(1, n + 1)
             continue
-        best = int(np.argmax(gain[..., 0].mean(1)))
+        each = gain[..., 0].mean(1)
+        # Twins must not change places by rounding: the first of equals goes first.
+        best = int(np.argmax(each >= each.max() - 1e-12 * (abs(each).max() + abs(before[:, 0]).max())))
         group = left.pop(best)
         change[group], after[group], rank[group] = gain[best], scores[best], number + 1
         before, state = scores[best], states[best]

@@ -5,7 +5,7 @@ A score counts the cells where the truth is finite, weighted by their area.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,27 +53,34 @@ class Summed:
         records: np.ndarray,
         plain: np.ndarray,
         counts: np.ndarray,
-        lent: Sequence[np.ndarray],
+        lenders: np.ndarray,
+        used: np.ndarray,
         weights: np.ndarray,
     ) -> np.ndarray:
-        """Return the score of each resample, ``[resample]``.
+        """Return the scores of resamples, ``[state, resample]``.
 
-        A lender matters by what it changed: where nothing changed, the interval has no width.
+        A lender counts by what it changed: where nothing changed, the interval has no width.
 
         Parameters
         ----------
         records, plain
-            What is kept of the samples, ``[sample, number]``: with shuffled inputs, and as they are.
+            What is kept of the samples: with shuffled inputs, ``[state, sample, number]``, and as they are.
         counts
             How often each sample occurs in each resample, ``[resample, sample]``.
-        lent
-            How often the sample occurs whose values this one took; for each order that is in use.
+        lenders, used
+            Whose values a sample took, ``[order, sample]``, and which of these orders each state uses, ``[state, order]``.
         weights
             Of the cells.
         """
-        sums = counts @ records
-        for often in lent:
-            sums = sums + (often - 1) @ (records - plain)
+        own, taken = records.copy(), np.zeros((len(records), records.shape[2]))
+        for lender, here in zip(lenders, used.T, strict=True):
+            change = records[here] - plain
+            given = np.zeros_like(change)
+            np.add.at(given.transpose(1, 0, 2), lender, change.transpose(1, 0, 2))
+            own[here] += given
+            taken[here] += change.sum(1)
+        sums = counts @ own.transpose(1, 0, 2).reshape(own.shape[1], -1)
+        sums = sums.reshape(len(counts), *taken.shape).transpose(1, 0, 2) - taken[:, None]
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.finish(sums)
 
@@ -106,16 +113,21 @@ class Whole:
         records: np.ndarray,
         plain: np.ndarray,
         counts: np.ndarray,
-        lent: Sequence[np.ndarray],
+        lenders: np.ndarray,
+        used: np.ndarray,
         weights: np.ndarray,
     ) -> np.ndarray:
         """See :class:`Summed`."""
-        truth, prediction = np.split(records, 2, axis=1)
-        changed = (prediction != plain[:, truth.shape[1] :]).any(1)
-        for often in lent:
-            often = np.where(changed, often, 1)
-            counts = counts + often - 1 if self.signed else counts * often
-        return np.array([self.function(truth, prediction, weights, c) for c in counts])
+        found = np.empty((len(records), len(counts)))
+        for s, record in enumerate(records):
+            truth, prediction = np.split(record, 2, axis=1)
+            changed = (prediction != plain[:, truth.shape[1] :]).any(1)
+            often = counts
+            for lender in lenders[used[s]]:
+                lent = np.where(changed, counts[:, lender], 1)
+                often = often + lent - 1 if self.signed else often * lent
+            found[s] = [self.function(truth, prediction, weights, c) for c in often]
+        return found
 
 
 Score = Summed | Whole

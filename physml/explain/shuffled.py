@@ -82,24 +82,22 @@ class Shuffled:
     @property
     def original(self) -> np.ndarray:
         """Scores of the samples as they are, ``[1 + resample]``; the first of all samples."""
-        return self._scored(self._plain, self.orders[0, :0])
+        return self._scored(self._plain[None], self.orders[0, :0], np.zeros((1, 0), bool))[0]
 
     def scores(self, shuffled: np.ndarray) -> np.ndarray:
         """Return the scores ``[state, permutation, 1 + resample]`` with some groups shuffled, ``[state, group]``."""
         out = np.empty((len(shuffled), len(self.orders), len(self.counts)))
         for r, order in enumerate(self.orders):
-            records = self._records(shuffled, order)
-            for s, state in enumerate(shuffled):
-                out[s, r] = self._scored(records[s], order if len(order) == 1 else order[state])
+            used = np.asarray(shuffled.any(1))[:, None] if len(order) == 1 else shuffled
+            out[:, r] = self._scored(self._records(shuffled, order), order, used)
         return out
 
-    def _scored(self, records: np.ndarray, lenders: np.ndarray) -> np.ndarray:
-        out = np.empty(len(self.counts))
+    def _scored(self, records: np.ndarray, lenders: np.ndarray, used: np.ndarray) -> np.ndarray:
+        out = np.empty((len(records), len(self.counts)))
         step = max(1, BLOCK_BYTES // (8 * self.counts.shape[1]))
         for start in range(0, len(self.counts), step):
             counts = self.counts[start : start + step].astype("float64")
-            lent = [counts[:, lender] for lender in lenders]
-            out[start : start + step] = self.score.of(records, self._plain, counts, lent, self.weights)
+            out[:, start : start + step] = self.score.of(records, self._plain, counts, lenders, used, self.weights)
         return out
 
     def _records(self, shuffled: np.ndarray, order: np.ndarray) -> np.ndarray:
