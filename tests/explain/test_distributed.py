@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from physml.explain import Explainer, area_mean, climatology, field, groups
+from physml.explain import Explainer, climatology, field, groups
 from physml.fields import FieldSpec
 
 
