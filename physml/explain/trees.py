@@ -26,7 +26,7 @@ import numpy as np
 
 from physml._errors import refuse
 
-CHUNK = 2**20
+CHUNK = 2**18
 """Pairs of sample and leaf looked at together."""
 MOST_ON_A_WAY = 63
 """Groups on the way to a leaf: one bit each."""
@@ -209,7 +209,7 @@ def tree_values(paths: Paths, n_groups: int, x: np.ndarray, rows: np.ndarray) ->
         here, theirs = leaf[at], pattern[at]
         follow = ours[here, sample]
         worth = paths.value[here] * times[at] / len(rows)
-        _share(phi, sample, follow & ~theirs, theirs & ~follow, worth, paths.groups[here])
+        _share(phi, sample, follow & ~theirs, theirs & ~follow, worth, paths.groups, here)
     return phi
 
 
@@ -241,16 +241,20 @@ def _share(
     barred: np.ndarray,
     worth: np.ndarray,
     groups: np.ndarray,
+    leaf: np.ndarray,
 ) -> None:
-    """Add what each group gets of leaves reached with all groups *needed* and none *barred*."""
+    """Add what each group gets of leaves reached with all groups *needed* and none *barred*; *groups* ``[leaf, bit]``."""
     inside, outside = _shares()
     width, n_groups = groups.shape[1], phi.shape[1]
-    bits = [np.array(1, needed.dtype) << np.array(j, needed.dtype) for j in range(width)]
-    a = sum(((needed & b) != 0).astype(np.int8) for b in bits)
-    n = sum(((barred & b) != 0).astype(np.int8) for b in bits)
-    gain, loss = worth * inside[a, n], worth * outside[a, n]
-    for j, b in enumerate(bits):
-        for who, part in ((needed, gain), (barred, loss)):
-            hit = np.flatnonzero(who & b)
-            place = sample[hit] * n_groups + groups[hit, j]
-            phi += np.bincount(place, part[hit], phi.size).reshape(phi.shape)
+    needed, barred = _apart(needed, width), _apart(barred, width)
+    a, n = needed.sum(1), barred.sum(1)
+    for who, part in ((needed, worth * inside[a, n]), (barred, worth * outside[a, n])):
+        at, bit = np.divmod(np.flatnonzero(who), width)
+        place = sample[at] * n_groups + groups[leaf[at], bit]
+        phi += np.bincount(place, part[at], phi.size).reshape(phi.shape)
+
+
+def _apart(bits: np.ndarray, width: int) -> np.ndarray:
+    """Return bits one by one, ``[..., width]`` of 0 and 1."""
+    parts = bits[:, None].astype(bits.dtype.newbyteorder("<"), copy=False).view("uint8")
+    return np.unpackbits(parts, axis=1, count=width, bitorder="little")
