@@ -98,6 +98,7 @@ def trees_of(model: Any) -> list[Tree] | None:
     )
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
+    model = getattr(model, "best_estimator_", model)  # of a search for parameters
     if isinstance(getattr(model, "classes_", None), list):  # several classified outputs
         return None
     if isinstance(model, DecisionTreeClassifier | DecisionTreeRegressor):
@@ -211,6 +212,30 @@ def tree_values(paths: Paths, n_groups: int, x: np.ndarray, rows: np.ndarray) ->
         worth = paths.value[here] * times[at] / len(rows)
         _share(phi, sample, follow & ~theirs, theirs & ~follow, worth, paths.groups, here)
     return phi
+
+
+def pair_values(paths: Paths, n_groups: int, x: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the Shapley values of a weighted sum of one tree's values, ``[group]``, each x against a row of its own.
+
+    Parameters
+    ----------
+    paths, n_groups
+        As for :func:`tree_values`.
+    x, rows
+        ``[pair, feature]``.
+    weights
+        Weight of each pair in the sum.
+    """
+    phi = np.zeros((1, n_groups))
+    step = max(1, CHUNK // len(paths.leaves))
+    for start in range(0, len(x), step):
+        some = slice(start, start + step)
+        ours, theirs = follows(paths, x[some]), follows(paths, rows[some])
+        leaf, pair = np.divmod(np.flatnonzero(ours | theirs == paths.full[:, None]), ours.shape[1])
+        mine, other = ours[leaf, pair], theirs[leaf, pair]
+        worth = paths.value[leaf] * weights[some][pair]
+        _share(phi, np.zeros(len(leaf), int), mine & ~other, other & ~mine, worth, paths.groups, leaf)
+    return phi[0]
 
 
 def _patterns(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
