@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from physml.explain.accumulated import ale as ale
     from physml.explain.baselines import Baseline as Baseline
     from physml.explain.baselines import climatology as climatology
+    from physml.explain.baselines import given as given
+    from physml.explain.baselines import normalised_zero as normalised_zero
+    from physml.explain.baselines import persistence as persistence
+    from physml.explain.baselines import reference_period as reference_period
     from physml.explain.baselines import samples as samples
     from physml.explain.baselines import zero as zero
     from physml.explain.curves import ice as ice
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from physml.explain.exact import Exact as Exact
     from physml.explain.explainer import Explainer as Explainer
     from physml.explain.importance import permutation_importance as permutation_importance
+    from physml.explain.interactions import ExactInteractions as ExactInteractions
+    from physml.explain.interactions import PairedPaths as PairedPaths
     from physml.explain.kernel import PairedKernel as PairedKernel
     from physml.explain.models import on_tensors as on_tensors
     from physml.explain.owen import ExactOwen as ExactOwen
@@ -34,17 +40,41 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "accumulated": ("ale",),
-    "baselines": ("Baseline", "climatology", "samples", "zero"),
-    "curves": ("ice", "partial_dependence"),
+    "baselines": (
+        "Baseline",
+        "climatology",
+        "given",
+        "normalised_zero",
+        "persistence",
+        "reference_period",
+        "samples",
+        "zero",
+    ),
+    "curves": (
+        "ice",
+        "partial_dependence",
+    ),
     "exact": ("Exact",),
     "explainer": ("Explainer",),
     "importance": ("permutation_importance",),
+    "interactions": (
+        "ExactInteractions",
+        "PairedPaths",
+    ),
     "kernel": ("PairedKernel",),
     "models": ("on_tensors",),
     "owen": ("ExactOwen",),
     "permutations": ("PairedPermutations",),
-    "shapley": ("interval", "shapley_values"),
-    "targets": ("area_mean", "box_mean", "cell", "field"),
+    "shapley": (
+        "interval",
+        "shapley_values",
+    ),
+    "targets": (
+        "area_mean",
+        "box_mean",
+        "cell",
+        "field",
+    ),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

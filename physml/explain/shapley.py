@@ -15,9 +15,11 @@ import numpy as np
 import xarray as xr
 
 from physml._errors import closest, describe, refuse
-from physml.explain.blocks import Block, over_samples, samples_at_a_time
+from physml.explain.blocks import Block, advance, over_samples, samples_at_a_time
 from physml.explain.designs import Estimator
 from physml.explain.exact import EXACT_LIMIT, Exact
+from physml.explain.forest import attribute as of_trees
+from physml.explain.forest import forest_of, refuse_trees
 from physml.explain.game import default_rows
 from physml.explain.gathering import Accumulator
 from physml.explain.kernel import PairedKernel
@@ -95,6 +97,12 @@ def attribute(
     unions = unions_of(players, nested)
     packed, beside = explainer.read(ds)
     n_slots = explainer.slots(packed)
+    if isinstance(method, str) and method in ("auto", "trees"):
+        trees = None if unions else forest_of(explainer)
+        if trees is not None:
+            return of_trees(explainer, trees, ds, packed, beside, level, progress)
+        if method == "trees":
+            refuse_trees(explainer)
     if isinstance(method, str):
         method = _estimator(method, len(players), n_slots, pairs, seed, stopping, unions)
     lead = {"group": len(players)}
@@ -255,6 +263,7 @@ def _explain(
         left = one.prediction - one.base - share @ one.estimate
         out[2 * k : 2 * k + 3, s, cells] = left, one.prediction, one.base
         out[2 * k + 3 :, s] = np.array([one.rows, one.dof, one.converged])[: n_common - 3, None]
+        advance()
     return out
 
 
@@ -282,12 +291,12 @@ def _estimator(
     method: str, n_groups: int, n_slots: int, pairs: int | None, seed: int, stopping: Stopping, unions: Unions
 ) -> Estimator:
     """Return the estimator that a method names."""
-    known = ("auto", "exact", "permutations", "kernel")
+    known = ("auto", "exact", "permutations", "kernel", "trees")
     if method not in known:
         raise ValueError(
             describe(
                 f"method {method!r} is unknown{closest(method, known)}",
-                expected="'auto', 'exact', 'permutations', 'kernel' or an estimator such as PairedPermutations(pairs=200)",
+                expected="'auto', 'exact', 'permutations', 'kernel', 'trees' or an estimator such as PairedPermutations(pairs=200)",
                 received=repr(method),
                 remedy="leave it out for 'auto'",
             )
@@ -300,7 +309,7 @@ def _estimator(
             "pass nested=False for Shapley values",
         )
     if method == "auto":
-        method = "exact" if _affordable(n_groups, n_slots, stopping, unions) else "permutations"
+        method = "exact" if affordable(n_groups, n_slots, stopping, unions) else "permutations"
     if method == "exact":
         return ExactOwen(unions) if unions else Exact(EXACT_LIMIT if stopping.max_rows is None else MOST_EXACT)
     orders = FIRST_PAIRS if stopping.adaptive else PAIRS
@@ -311,7 +320,7 @@ def _estimator(
     return PairedKernel(pairs if pairs is not None else orders * max(n_groups - 1, 1), seed)
 
 
-def _affordable(n_groups: int, n_slots: int, stopping: Stopping, unions: Unions) -> bool:
+def affordable(n_groups: int, n_slots: int, stopping: Stopping, unions: Unions) -> bool:
     """Return whether all coalitions fit into the rows of one sample."""
     budget = EXACT_ROWS if stopping.max_rows is None else stopping.max_rows
     if unions:
