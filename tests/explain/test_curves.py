@@ -186,6 +186,32 @@ def test_a_variable_of_a_field_is_moved_as_a_whole_by_its_area_mean(ds):
     np.testing.assert_array_equal(moved.lat, ds.lat)
 
 
+def test_a_model_of_cells_is_asked_cell_by_cell(ds):
+    layout, function = field_case(ds)
+    inside = ds.wet.values
+    cells = {n: ds[n].values[:, inside] for n in ("tracer", "u", "v")}
+    area = np.broadcast_to(ds.cell_area.values[inside], cells["u"].shape)
+    found = ale(function, ds, "tracer", by="cell", bins=8, n_bootstrap=3)
+    assert found.effect.dims == ("tracer",) and found.counts.sum() == 24 * 22
+    mean = np.average(cells["tracer"], weights=area)
+    np.testing.assert_allclose(found.effect, 2 * (found.tracer - mean), atol=1e-5)
+    # Without weights it is the method of the literature on the table of all cells.
+    even = FieldSpec(["tracer", "u", "v"], "tracer", mask="wet").bind(ds)
+    rows, of_rows = table(np.stack([cells[n].ravel() for n in ("tracer", "u", "v")], 1).astype("float64"))
+    as_rows = model(lambda z: z[:, 1] * z[:, 2] + 2 * z[:, 0], of_rows)
+    as_cells = model(function.call, even)
+    for over, columns in (("u", "b"), (("u", "v"), ("b", "c"))):
+        one = ale(as_cells, ds, over, by="cell", bins=4, n_bootstrap=0)
+        other = ale(as_rows, rows, columns, bins=4, n_bootstrap=0)
+        np.testing.assert_allclose(one.effect, other.effect, atol=1e-5)
+        np.testing.assert_array_equal(one.counts, other.counts)
+    blurred = model(lambda z: z[..., :1] + np.roll(z[..., :1], 1, axis=2), layout)
+    with pytest.raises(ValueError, match="the model looks at other cells too"):
+        ale(blurred, ds, "tracer", by="cell")
+    with pytest.raises(ValueError, match="by='cell' needs a field"):
+        ale(function, ds, "tracer", area_mean(), by="cell")
+
+
 def test_a_region_is_moved_and_the_rest_is_not(ds):
     layout, function = field_case(ds)
     made = groups(layout, box=HALVES)

@@ -259,6 +259,13 @@ def test_the_past_and_the_future_of_a_sample_stay_within_the_data(ds):
     assert found.group_lag.values.tolist() == ["t-2", "t", "t-2", "t"]
 
 
+def test_a_function_of_datasets_is_scored_as_one_of_arrays(ds):
+    layout = FieldSpec(["tracer", "u"], "tracer", target_offsets=1, mask="wet", area="cell_area").bind(ds)
+    named = importance(ds, layout, lambda d: d[["tracer"]] / 2 + d.u / 8, target="tracer", n_bootstrap=0)
+    plain = importance(ds, layout, model(lambda z: z[..., :1] / 2 + z[..., 1:] / 8, layout), n_bootstrap=0)
+    np.testing.assert_allclose(named.importances, plain.importances, rtol=1e-5)
+
+
 def test_the_truth_may_be_given(ds):
     ds, layout, function = field_case(ds)
     mean = lambda d: d.y.weighted(ds.cell_area).mean(("lat", "lon"))  # noqa: E731
