@@ -211,7 +211,9 @@ def test_masks_along_a_dimension_of_regions_and_outlines_have_their_names(layout
 def test_regionmask_outlines_and_masks_are_regions(layout, ds):
     regionmask = pytest.importorskip("regionmask")
     boxes = regionmask.Regions(
-        [np.array([[0, y], [360, y], [360, y + 90], [0, y + 90]]) for y in (-90, 0)], names=["south", "north"]
+        [np.array([[0, y], [360, y], [360, y + 90], [0, y + 90]]) for y in (-90, 0)],
+        names=["south", "north"],
+        abbrevs=["south", "north"],
     )
     for region in (boxes, boxes.mask(ds.lon, ds.lat), boxes.mask_3D(ds.lon, ds.lat)):
         made = groups(layout, region=region)
