@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from physml.explain.baselines import reference_period as reference_period
     from physml.explain.baselines import samples as samples
     from physml.explain.baselines import zero as zero
+    from physml.explain.exact import Exact as Exact
     from physml.explain.explainer import Explainer as Explainer
+    from physml.explain.interactions import ExactInteractions as ExactInteractions
+    from physml.explain.interactions import PairedPaths as PairedPaths
+    from physml.explain.kernel import PairedKernel as PairedKernel
     from physml.explain.models import on_tensors as on_tensors
-    from physml.explain.shapley import Exact as Exact
-    from physml.explain.shapley import PairedPermutations as PairedPermutations
+    from physml.explain.owen import ExactOwen as ExactOwen
+    from physml.explain.permutations import PairedPermutations as PairedPermutations
     from physml.explain.shapley import interval as interval
     from physml.explain.shapley import shapley_values as shapley_values
     from physml.explain.targets import area_mean as area_mean
@@ -41,9 +45,14 @@ _HOMES = {
         "samples",
         "zero",
     ),
+    "exact": ("Exact",),
     "explainer": ("Explainer",),
+    "interactions": ("ExactInteractions", "PairedPaths"),
+    "kernel": ("PairedKernel",),
     "models": ("on_tensors",),
-    "shapley": ("Exact", "PairedPermutations", "interval", "shapley_values"),
+    "owen": ("ExactOwen",),
+    "permutations": ("PairedPermutations",),
+    "shapley": ("interval", "shapley_values"),
     "targets": ("area_mean", "box_mean", "cell", "field"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

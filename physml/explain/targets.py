@@ -325,10 +325,10 @@ def _labelled(function: Callable[[xr.Dataset], xr.DataArray], outputs: Outputs) 
     # Unlike positive numbers, so that ratios and logarithms are defined and only what the function masks is missing.
     probe = labelled(np.random.default_rng(0).uniform(0.5, 1, (1, *outputs.shape)).astype("float32"))
     dims = tuple(str(d) for d in probe.dims if d != sample)
-    there: np.ndarray = np.ones((), bool)
+    there: Any = np.ones((), bool)
     if layout is not None and set(dims) == set(layout.space):
         dims = layout.space
-        there = layout.valid("targets").any(-1)
+        there = np.any(layout.valid("targets"), axis=-1)
     probe = probe.transpose(sample, *dims)
     valid = there & np.asarray(probe.notnull().values[0] if dims else True)
     cells = np.flatnonzero(valid)
