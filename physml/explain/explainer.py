@@ -91,6 +91,10 @@ class Explainer:
         self.measure = bind(target, self.adapted.outputs)
         self.value = valued(self.adapted, self.measure)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # To other processes it goes as what it was adapted to, which knows how to travel.
+        return self.__dict__ | {"model": None}
+
     @property
     def players(self) -> Groups:
         """The groups, where there are any.
@@ -149,7 +153,9 @@ class Explainer:
         method
             ``"exact"``: all coalitions. ``"permutations"``: random orders, each with its reverse. ``"kernel"``: regression on
             random coalitions, each with its complement; no nested groups. ``"auto"``: exact up to 12 groups and 16384 model
-            rows a sample, or as many rows as *max_rows*; permutations beyond. Or an estimator, which then has *pairs* and
+            rows a sample, or as many rows as *max_rows*; permutations beyond. ``"trees"``: exact for any number of groups,
+            for scikit-learn's trees, forests and boosting of whole samples and a target linear in their output; ``"auto"``
+            takes it where it can. Or an estimator, which then has *pairs* and
             *seed* of its own.
         pairs
             Orders, or coalitions, drawn for each sample; default 100 orders, or coalitions for as many model rows. With a

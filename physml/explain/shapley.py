@@ -18,6 +18,8 @@ from physml._errors import closest, describe, refuse
 from physml.explain.blocks import Block, advance, over_samples, samples_at_a_time
 from physml.explain.designs import Estimator
 from physml.explain.exact import EXACT_LIMIT, Exact
+from physml.explain.forest import attribute as of_trees
+from physml.explain.forest import forest_of, refuse_trees
 from physml.explain.game import default_rows
 from physml.explain.gathering import Accumulator
 from physml.explain.kernel import PairedKernel
@@ -95,6 +97,12 @@ def attribute(
     unions = unions_of(players, nested)
     packed, beside = explainer.read(ds)
     n_slots = explainer.slots(packed)
+    if isinstance(method, str) and method in ("auto", "trees"):
+        trees = None if unions else forest_of(explainer)
+        if trees is not None:
+            return of_trees(explainer, trees, ds, packed, beside, level, progress)
+        if method == "trees":
+            refuse_trees(explainer)
     if isinstance(method, str):
         method = _estimator(method, len(players), n_slots, pairs, seed, stopping, unions)
     lead = {"group": len(players)}
@@ -283,12 +291,12 @@ def _estimator(
     method: str, n_groups: int, n_slots: int, pairs: int | None, seed: int, stopping: Stopping, unions: Unions
 ) -> Estimator:
     """Return the estimator that a method names."""
-    known = ("auto", "exact", "permutations", "kernel")
+    known = ("auto", "exact", "permutations", "kernel", "trees")
     if method not in known:
         raise ValueError(
             describe(
                 f"method {method!r} is unknown{closest(method, known)}",
-                expected="'auto', 'exact', 'permutations', 'kernel' or an estimator such as PairedPermutations(pairs=200)",
+                expected="'auto', 'exact', 'permutations', 'kernel', 'trees' or an estimator such as PairedPermutations(pairs=200)",
                 received=repr(method),
                 remedy="leave it out for 'auto'",
             )
