@@ -15,20 +15,23 @@ if TYPE_CHECKING:
     from physml.explain.baselines import climatology as climatology
     from physml.explain.baselines import samples as samples
     from physml.explain.baselines import zero as zero
-    from physml.explain.game import area_mean as area_mean
-    from physml.explain.game import box_mean as box_mean
-    from physml.explain.game import cell as cell
-    from physml.explain.game import field as field
+    from physml.explain.explainer import Explainer as Explainer
+    from physml.explain.models import on_tensors as on_tensors
     from physml.explain.shapley import Exact as Exact
-    from physml.explain.shapley import Explainer as Explainer
     from physml.explain.shapley import PairedPermutations as PairedPermutations
     from physml.explain.shapley import interval as interval
     from physml.explain.shapley import shapley_values as shapley_values
+    from physml.explain.targets import area_mean as area_mean
+    from physml.explain.targets import box_mean as box_mean
+    from physml.explain.targets import cell as cell
+    from physml.explain.targets import field as field
 
 _HOMES = {
     "baselines": ("Baseline", "climatology", "samples", "zero"),
-    "game": ("area_mean", "box_mean", "cell", "field"),
-    "shapley": ("Exact", "Explainer", "PairedPermutations", "interval", "shapley_values"),
+    "explainer": ("Explainer",),
+    "models": ("on_tensors",),
+    "shapley": ("Exact", "PairedPermutations", "interval", "shapley_values"),
+    "targets": ("area_mean", "box_mean", "cell", "field"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -34,6 +34,10 @@ class Baseline:
     rows: np.ndarray
     months: tuple[int, ...] | None = None
 
+    def beside(self, ds: xr.Dataset, layout: Layout) -> xr.DataArray | None:
+        """Return a baseline row for each sample of *ds*, packed as its inputs, where each has its own; else None."""
+        return None
+
     def pick(self, sample: xr.DataArray) -> np.ndarray:
         """Return the rows each sample is compared with, indices ``[sample, row]``.
 

@@ -1,7 +1,7 @@
 """Shapley values of a model's prediction, for groups of its inputs.
 
 An *estimator* knows nothing of models: it plans which coalitions are valued (a :class:`Design`) and turns their values
-into Shapley values. The :class:`Explainer` values them with a model and labels the result.
+into Shapley values. The :class:`physml.explain.Explainer` values them with a model; :func:`attribute` labels the result.
 
 References
 ----------
@@ -15,20 +15,18 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import xarray as xr
 
 from physml._errors import closest, describe
-from physml.explain.baselines import Baseline
-from physml.explain.game import Request, bind, coalition_values, default_rows, forward, read_samples, valued
-from physml.explain.groups import Groups
-from physml.provenance import stamp
-from physml.timeaxis import find_step, shift
+from physml.explain.blocks import Block, over_samples, samples_at_a_time
+from physml.explain.game import Request, coalition_values, default_rows
+from physml.explain.result import Part, label
 
 if TYPE_CHECKING:
-    from physml.layout import Layout
+    from physml.explain.explainer import Explainer
 
 EXACT_LIMIT = 12
 """Number of groups up to which all 2^G coalitions are valued by default."""
@@ -274,198 +272,122 @@ def shapley_values(
     return phi.reshape(n_players, *shape), stderr.reshape(n_players, *shape)
 
 
-class Explainer:
-    """A model, a baseline, groups of inputs and a target: the game that is explained.
-
-    Parameters
-    ----------
-    model
-        A ``FieldModel``; or any Keras model or callable on tensors ``[batch, *space, channel]`` in physical units, with
-        *layout*.
-    baseline
-        What stands in for absent groups: :func:`climatology`, :func:`zero`, :func:`samples`.
-    groups
-        The players: :func:`groups`.
-    target
-        :func:`box_mean`, :func:`area_mean`, :func:`cell`, :func:`field`, a function from the labelled output Dataset
-        to a DataArray along the sample dimension (slower), or None for the whole field.
-    layout
-        Layout of a model that has none of its own.
-
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        Where baseline or groups were made for another layout, or the target is not among the outputs.
-
-    Examples
-    --------
-    >>> explainer = Explainer(model, climatology(train, model.layout), groups(model.layout))  # doctest: +SKIP
-    >>> maps = explainer.shapley(test.isel(time=slice(0, 12)))  # doctest: +SKIP
-    """
-
-    def __init__(
-        self, model: Any, baseline: Baseline, groups: Groups, target: Any = None, *, layout: Layout | None = None
-    ) -> None:
-        layout = layout if layout is not None else getattr(model, "layout", None)
-        if layout is None:
-            raise TypeError(
-                describe(
-                    "the model has no layout",
-                    expected="a FieldModel, or layout=spec.bind(ds)",
-                    received=type(model).__name__,
-                    remedy="pass layout=...",
-                )
-            )
-        shape = (*layout.shape, len(layout.inputs))
-        for what, kind, received in (
-            ("baseline", Baseline, baseline.rows.shape[1:] if isinstance(baseline, Baseline) else type(baseline)),
-            ("groups", Groups, groups.owner.shape if isinstance(groups, Groups) else type(groups)),
-        ):
-            if received != shape:
-                raise ValueError(
-                    describe(
-                        f"{what} do not fit the inputs of the model",
-                        expected=f"{kind.__name__} on [*space, channel] = {shape}",
-                        received=received,
-                        remedy=f"make the {what} with the layout of this model",
-                    )
-                )
-        self.model, self.layout, self.baseline, self.groups = model, layout, baseline, groups
-        self.measure = bind(target, layout)
-        self._value = valued(forward(model), self.measure, layout)
-
-    def shapley(
-        self,
-        ds: xr.Dataset,
-        method: str | Estimator = "auto",
-        *,
-        pairs: int = 100,
-        seed: int = 0,
-        batch_rows: int | None = None,
-    ) -> xr.Dataset:
-        """Return the contribution of every group to every prediction.
-
-        Parameters
-        ----------
-        ds
-            Samples to explain; read block by block where lazy. Select before: ``ds.isel(time=slice(0, 32))``.
-        method
-            ``"exact"``; ``"permutations"``; ``"auto"``: exact up to 12 groups, permutations beyond; or an estimator.
-        pairs, seed
-            For permutations: see :class:`PairedPermutations`.
-        batch_rows
-            Rows the model is given at a time; default by size of the inputs.
-
-        Returns
-        -------
-        xarray.Dataset
-            ``attribution`` and ``stderr`` on (group, members, sample[, space]), ``prediction``, ``base_value`` and
-            ``residual = prediction - base_value - sum of attribution`` on the same without group; in the units of the
-            target. The sample coordinate is that of the inputs at offset 0; ``valid_time`` that of the target.
-
-        Raises
-        ------
-        ValueError
-            For missing inputs, too many groups for ``"exact"``, unknown methods, and predictions that are not finite.
-        """
-        estimator = _estimator(method, len(self.groups), pairs, seed)
-        packed = self.layout.pack(ds, "inputs")
-        sample = self.layout.spec.sample_dim
-        outer = {str(d): packed.sizes[d] for d in packed.dims[: packed.get_axis_num(sample) + 1]}
-        picked = np.tile(self.baseline.pick(packed[sample]), (math.prod(outer.values()) // outer[sample], 1))
-        n_groups, (n_samples, n_slots) = len(self.groups), picked.shape
-        design = estimator.design(n_groups, n_slots, 0)
-        each = 1 + len(design.coalitions)
-        total = len(self.baseline.rows) + n_samples * each
-        batch_rows = default_rows(4 * self.groups.owner.size) if batch_rows is None else batch_rows
-        if batch_rows < 1:
-            raise ValueError(
-                describe("batch_rows is not positive", expected=">= 1", received=batch_rows, remedy="leave it out")
-            )
-
-        cells = np.flatnonzero(self.measure.valid)
-        phi, stderr = np.full((2, n_groups, n_samples, self.measure.valid.size), np.nan)
-        prediction, base = np.full((2, n_samples, self.measure.valid.size), np.nan)
-        for s, done in self._sweep(packed, picked, estimator, min(batch_rows, total)):
-            phi[:, s, cells], stderr[:, s, cells] = done.result()
-            prediction[s, cells], base[s, cells] = done.full, done.empty.mean(0)
-        fields = {"attribution": phi, "stderr": stderr, "residual": prediction - base - phi.sum(0)}
-        fields |= {"prediction": prediction, "base_value": base}
-        settings = {
-            "method": estimator.name,
-            "seed": estimator.seed,
-            "replicates": len(design.ends),
-            "baseline": self.baseline.name,
-            "target": self.measure.label,
-            "rows": total,
-            "rows_per_sample": each,
-        }
-        return self._label(ds, packed, outer, fields, settings)
-
-    def _sweep(
-        self, packed: xr.DataArray, picked: np.ndarray, estimator: Estimator, batch_rows: int
-    ) -> Iterator[tuple[int, Accumulator]]:
-        """Value the coalitions of every sample, and hand each sample on as soon as it is complete."""
-        dtype = getattr(self.model, "variable_dtype", packed.dtype)
-        background = self.baseline.rows.reshape(len(self.baseline.rows), -1).astype(dtype)
-        n_groups, n_slots = len(self.groups), picked.shape[1]
-        designs: dict[int, Design] = {}
-
-        def requests() -> Iterator[Request]:
-            nobody, all_rows = np.zeros((len(background), n_groups), bool), np.arange(len(background))
-            yield Request(background[0], nobody, all_rows)
-            for s, x in enumerate(read_samples(self.layout, packed)):
-                design = designs[s] = estimator.design(n_groups, n_slots, s)
-                everybody = np.ones((1, n_groups), bool)
-                slots = picked[s][np.concatenate([[0], design.slot])]
-                yield Request(x.ravel().astype(dtype), np.concatenate([everybody, design.coalitions]), slots)
-
-        stream = coalition_values(
-            requests(), background=background, owner=self.groups.owner.ravel(), value=self._value, batch_rows=batch_rows
+def attribute(
+    explainer: Explainer,
+    ds: xr.Dataset,
+    method: str | Estimator = "auto",
+    *,
+    pairs: int = 100,
+    seed: int = 0,
+    batch_rows: int | None = None,
+) -> xr.Dataset:
+    """Return Shapley values; see :meth:`physml.explain.Explainer.shapley`."""
+    players, measure, layout = explainer.players, explainer.measure, explainer.layout
+    estimator = _estimator(method, len(players), pairs, seed)
+    packed, beside = explainer.read(ds)
+    slots = explainer.slots(packed)
+    n_groups, n_samples = len(players), math.prod(packed.shape[: packed.get_axis_num(layout.spec.sample_dim) + 1])
+    design = estimator.design(n_groups, slots, 0)
+    each = 1 + len(design.coalitions)
+    total = len(explainer.baseline.rows) + n_samples * each
+    batch_rows = default_rows(4 * players.owner.size) if batch_rows is None else batch_rows
+    if batch_rows < 1:
+        raise ValueError(
+            describe("batch_rows is not positive", expected=">= 1", received=batch_rows, remedy="leave it out")
         )
-        empty: list[np.ndarray] = []
-        gathered: dict[int, Accumulator] = {}
-        for number, values in stream:
-            s = number - 1
-            if number == 0:
-                empty.extend(values)
-                continue
-            if s not in gathered:
-                gathered[s] = Accumulator(designs.pop(s), values[0], np.stack([empty[i] for i in picked[s]]))
-                values = values[1:]
-            gathered[s].add(values)
-            if gathered[s].complete:
-                yield s, gathered.pop(s)
+    parts = [
+        Part("attribution", f"contribution to {measure.label}", {"group": n_groups}),
+        Part("stderr", f"standard error of the contribution to {measure.label}", {"group": n_groups}),
+        Part("residual", f"{measure.label} left over by the contributions"),
+        Part("prediction", measure.label),
+        Part("base_value", f"{measure.label} for the baseline"),
+    ]
+    depth = sum(p.depth for p in parts)
+    at_a_time = samples_at_a_time(packed, layout.spec.sample_dim, depth * measure.valid.size)
+    batch_rows = min(batch_rows, slots + at_a_time * each)
+    values = over_samples(
+        layout,
+        packed,
+        functools.partial(_explain, explainer, estimator, batch_rows),
+        depth,
+        measure.valid.size,
+        baseline=explainer.baseline,
+        beside=beside,
+        at_a_time=at_a_time,
+        title="Shapley values",
+    )
+    settings = {
+        "method": estimator.name,
+        "seed": estimator.seed,
+        "replicates": len(design.ends),
+        "baseline": explainer.baseline.name,
+        "target": measure.label,
+        "rows": total,
+        "rows_per_sample": each,
+    }
+    return label(
+        values,
+        parts,
+        layout=layout,
+        measure=measure,
+        packed=packed,
+        coords=players.coords,
+        settings=settings,
+        attrs=ds.attrs,
+        what=f"explained {measure.label} by {estimator.name}, baseline {explainer.baseline.name}",
+    )
 
-    def _label(
-        self,
-        ds: xr.Dataset,
-        packed: xr.DataArray,
-        outer: dict[str, int],
-        fields: dict[str, np.ndarray],
-        settings: dict[str, Any],
-    ) -> xr.Dataset:
-        """Give the results ``[..., sample, cell]`` their dimensions, coordinates, units and history."""
-        measure, sample = self.measure, self.layout.spec.sample_dim
-        dims, shape = (*outer, *measure.dims), (*outer.values(), *measure.valid.shape)
-        names = {
-            "attribution": f"contribution to {measure.label}",
-            "stderr": f"standard error of the contribution to {measure.label}",
-            "residual": f"{measure.label} left over by the contributions",
-            "prediction": measure.label,
-            "base_value": f"{measure.label} for the baseline",
-        }
-        units = {} if measure.units is None else {"units": measure.units}
-        out = xr.Dataset(coords={n: c for n, c in packed.coords.items() if n != "channel" and set(c.dims) <= set(dims)})
-        for n, v in fields.items():
-            leading = ("group",) * (v.ndim - 2)
-            out[n] = ((*leading, *dims), v.reshape(*v.shape[:-2], *shape), {"long_name": names[n], **units})
-        out = out.assign_coords(self.groups.coords)
-        if measure.offset and sample in out.coords and (step := self.layout.step or find_step(out[sample])) is not None:
-            dates = shift(out[sample].values, step, measure.offset)
-            out = out.assign_coords(valid_time=(sample, dates, {"long_name": "time at which the target is valid"}))
-        out.attrs = {**ds.attrs, **settings}
-        return stamp(out, f"explained {measure.label} by {settings['method']}, baseline {settings['baseline']}")
+
+def _explain(explainer: Explainer, estimator: Estimator, batch_rows: int, block: Block) -> np.ndarray:
+    """Return attribution, standard error, residual, prediction and base value of a block, ``[depth, sample, width]``."""
+    measure, n_groups = explainer.measure, len(explainer.players)
+    cells, n = np.flatnonzero(measure.valid), len(block.inputs)
+    phi, stderr = np.full((2, n_groups, n, measure.valid.size), np.nan)
+    prediction, base = np.full((2, n, measure.valid.size), np.nan)
+    for s, done in _sweep(explainer, estimator, batch_rows, block):
+        phi[:, s, cells], stderr[:, s, cells] = done.result()
+        prediction[s, cells], base[s, cells] = done.full, done.empty.mean(0)
+    return np.concatenate([phi, stderr, np.stack([prediction - base - phi.sum(0), prediction, base])])
+
+
+def _sweep(
+    explainer: Explainer, estimator: Estimator, batch_rows: int, block: Block
+) -> Iterator[tuple[int, Accumulator]]:
+    """Value the coalitions of every sample, and hand each sample on as soon as it is complete."""
+    dtype = explainer.adapted.dtype or block.inputs.dtype
+    background = block.rows.reshape(len(block.rows), -1).astype(dtype)
+    n_groups, n_slots = len(explainer.players), block.index.shape[1]
+    designs: dict[int, Design] = {}
+
+    def requests() -> Iterator[Request]:
+        nobody, all_rows = np.zeros((len(background), n_groups), bool), np.arange(len(background))
+        yield Request(background[0], nobody, all_rows)
+        for s, x in enumerate(block.inputs):
+            design = designs[s] = estimator.design(n_groups, n_slots, int(block.numbers[s]))
+            everybody = np.ones((1, n_groups), bool)
+            slots = block.index[s][np.concatenate([[0], design.slot])]
+            yield Request(x.ravel().astype(dtype), np.concatenate([everybody, design.coalitions]), slots)
+
+    stream = coalition_values(
+        requests(),
+        background=background,
+        owner=explainer.players.owner.ravel(),
+        value=explainer.value,
+        batch_rows=batch_rows,
+    )
+    empty: list[np.ndarray] = []
+    gathered: dict[int, Accumulator] = {}
+    for number, values in stream:
+        s = number - 1
+        if number == 0:
+            empty.extend(values)
+            continue
+        if s not in gathered:
+            gathered[s] = Accumulator(designs.pop(s), values[0], np.stack([empty[i] for i in block.index[s]]))
+            values = values[1:]
+        gathered[s].add(values)
+        if gathered[s].complete:
+            yield s, gathered.pop(s)
 
 
 def interval(result: xr.Dataset, level: float = 0.95) -> xr.Dataset:

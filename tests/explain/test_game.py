@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 
 from physml.explain import area_mean, box_mean, cell, field
-from physml.explain.game import Request, bind, coalition_values, default_rows
+from physml.explain.game import Request, coalition_values, default_rows
+from physml.explain.targets import bind
 from physml.fields import FieldSpec
 
 

@@ -1,0 +1,171 @@
+"""The explainer: a model, a baseline, groups of inputs and a target, and every question that can be asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from physml._errors import describe, refuse
+from physml.explain.baselines import Baseline
+from physml.explain.game import valued
+from physml.explain.groups import Groups
+from physml.explain.models import adapt
+from physml.explain.targets import bind
+
+if TYPE_CHECKING:
+    from physml.explain.shapley import Estimator
+    from physml.layout import Layout
+
+
+class Explainer:
+    """A model, a baseline, groups of inputs and a target: the game that is explained.
+
+    Parameters
+    ----------
+    model
+        A ``FieldModel``; any Keras model or layer ``[batch, *space, channel]`` in physical units, a fitted scikit-learn
+        estimator, :class:`on_tensors`, or a callable from Datasets to Datasets, with *layout*.
+    baseline
+        What stands in for absent groups: :func:`climatology`, :func:`persistence`, :func:`samples`, :func:`zero` ...
+    groups
+        The players: :func:`groups`. Not needed for gradients.
+    target
+        :func:`box_mean`, :func:`area_mean`, :func:`cell`, :func:`field`; the name of an output, such as a class; a function
+        from the labelled output Dataset to a DataArray along the sample dimension (slower); or None for all of the output.
+    layout
+        Layout of a model that has none of its own.
+    outputs
+        Names of the outputs of a model that returns ``[batch, k]``.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        Where baseline or groups were made for another layout, or the target is not among the outputs.
+
+    Examples
+    --------
+    >>> explainer = Explainer(model, climatology(train, model.layout), groups(model.layout))  # doctest: +SKIP
+    >>> maps = explainer.shapley(test.isel(time=slice(0, 12)))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        baseline: Baseline,
+        groups: Groups | None = None,
+        target: Any = None,
+        *,
+        layout: Layout | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        layout = layout if layout is not None else getattr(model, "layout", None)
+        if layout is None:
+            raise TypeError(
+                describe(
+                    "the model has no layout",
+                    expected="a FieldModel, or layout=spec.bind(ds)",
+                    received=type(model).__name__,
+                    remedy="pass layout=...",
+                )
+            )
+        shape = (*layout.shape, len(layout.inputs))
+        given: list[tuple[str, type, Any]] = [
+            ("baseline", Baseline, baseline.rows.shape[1:] if isinstance(baseline, Baseline) else type(baseline))
+        ]
+        if groups is not None:
+            given.append(("groups", Groups, groups.owner.shape if isinstance(groups, Groups) else type(groups)))
+        for what, kind, received in given:
+            if received != shape:
+                raise ValueError(
+                    describe(
+                        f"{what} do not fit the inputs of the model",
+                        expected=f"{kind.__name__} on [*space, channel] = {shape}",
+                        received=received,
+                        remedy=f"make the {what} with the layout of this model",
+                    )
+                )
+        self.adapted = adapt(model, layout, baseline.rows[:1], outputs)
+        self.model, self.layout, self.baseline, self.groups = model, layout, baseline, groups
+        self.measure = bind(target, self.adapted.outputs)
+        self.value = valued(self.adapted, self.measure)
+
+    @property
+    def players(self) -> Groups:
+        """The groups, where there are any.
+
+        Raises
+        ------
+        ValueError
+            Where the explainer was made without groups.
+        """
+        if self.groups is None:
+            refuse(
+                "the explainer has no groups", "named groups of inputs", "none", "Explainer(..., groups=groups(layout))"
+            )
+        return self.groups
+
+    def read(self, ds: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray | None]:
+        """Return the samples of *ds* ``[*members, sample, *space, channel]``, and their own baselines where they have some."""
+        packed = self.layout.pack(ds, "inputs")
+        beside = self.baseline.beside(ds, self.layout)
+        if beside is not None:
+            packed, beside = xr.align(packed, beside, join="inner", copy=False)
+            if not packed.size:
+                refuse(
+                    f"no sample has the past that baseline {self.baseline.name!r} needs",
+                    "data that begin earlier",
+                    f"{ds.sizes[self.layout.spec.sample_dim]} along {self.layout.spec.sample_dim!r}",
+                    "pass the steps before the first sample too",
+                )
+        return packed, beside
+
+    def slots(self, packed: xr.DataArray) -> int:
+        """Return the number of baseline rows that each sample is compared with; refuse samples without any."""
+        return self.baseline.pick(packed[self.layout.spec.sample_dim]).shape[1]
+
+    def shapley(
+        self,
+        ds: xr.Dataset,
+        method: str | Estimator = "auto",
+        *,
+        pairs: int = 100,
+        seed: int = 0,
+        batch_rows: int | None = None,
+    ) -> xr.Dataset:
+        """Return the contribution of every group to every prediction.
+
+        Parameters
+        ----------
+        ds
+            Samples to explain; read block by block where lazy. Select before: ``ds.isel(time=slice(0, 32))``.
+        method
+            ``"exact"``; ``"permutations"``; ``"auto"``: exact up to 12 groups, permutations beyond; or an estimator.
+        pairs, seed
+            For permutations: see :class:`PairedPermutations`.
+        batch_rows
+            Rows the model is given at a time; default by size of the inputs.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``attribution`` and ``stderr`` on (group, members, sample[, space]), ``prediction``, ``base_value`` and
+            ``residual = prediction - base_value - sum of attribution`` on the same without group; in the units of the
+            target; lazy where *ds* is lazy. The sample coordinate is that of the inputs at offset 0; ``valid_time`` that
+            of the target.
+
+        Raises
+        ------
+        ValueError
+            For missing inputs, too many groups for ``"exact"``, unknown methods, and predictions that are not finite.
+        """
+        from physml.explain.shapley import attribute
+
+        return attribute(self, ds, method, pairs=pairs, seed=seed, batch_rows=batch_rows)
+
+    def gradients(self, ds: xr.Dataset, kind: str = "integrated", **settings: Any) -> xr.Dataset:
+        """Return attributions by derivatives, cell by cell; see :mod:`physml.explain.gradients`."""
+        from physml.explain.gradients import attribute
+
+        return attribute(self, ds, kind, **settings)
