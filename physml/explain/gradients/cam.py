@@ -20,15 +20,23 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from physml._backend import fixed_signature, vjp
+from physml._backend import vjp
 from physml._errors import closest, describe
 from physml.explain.gradients.layers import operations
-from physml.explain.gradients.rows import Rows
+from physml.explain.gradients.rows import Rows, compiled_rows
 from physml.receptive import replay
 
 CONVOLUTIONS = tuple(
     getattr(layers, kind + form)
-    for kind in ("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D")
+    for kind in (
+        "Conv1D",
+        "Conv2D",
+        "Conv3D",
+        "DepthwiseConv1D",
+        "DepthwiseConv2D",
+        "SeparableConv1D",
+        "SeparableConv2D",
+    )
     for form in ("", "Transpose")
     if hasattr(layers, kind + form)
 )
@@ -45,8 +53,8 @@ def activation_map(
     variables: list[Any],
     shape: tuple[int, ...],
     dtype: str,
-) -> tuple[str, Rows]:
-    """Return the name of the layer, and a function from inputs ``[row, *space, channel]`` to maps ``[row, *space]``.
+) -> Rows:
+    """Return a function from inputs ``[row, *space, channel]`` to maps ``[row, *space]``, compiled once.
 
     Parameters
     ----------
@@ -68,7 +76,7 @@ def activation_map(
     ValueError
         Where there is no such layer, or its output lies on other dimensions than the inputs.
     """
-    chosen, turn = _choose(network, shape, dtype, layer)
+    chosen, turn = choose(network, shape, dtype, layer)
     column = np.asarray(weights, dtype).reshape(-1, 1)
 
     def run(x: Any, shift: Any | None) -> tuple[Any, Any]:
@@ -93,14 +101,14 @@ def activation_map(
         _, pull = vjp(lambda shift: run(x, shift)[0], ops.zeros_like(features))
         return features, pull(ops.ones((shape[0], 1), dtype))
 
-    compiled = fixed_signature(function, variables, [shape], [dtype])
+    compiled = compiled_rows(function, variables, shape, dtype)
 
     def maps(rows: np.ndarray) -> np.ndarray:
-        features, slopes = (a.astype("float64") for a in compiled(np.ascontiguousarray(rows, dtype)))
+        features, slopes = (a.astype("float64") for a in compiled(rows))
         share = slopes.mean(tuple(range(1, slopes.ndim - 1)), keepdims=True)
         return resized(np.maximum((share * features).sum(-1), 0), shape[1:-1])
 
-    return chosen.name, maps
+    return maps
 
 
 def resized(field: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -120,14 +128,20 @@ def resized(field: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return field
 
 
-def _choose(network: Any, shape: tuple[int, ...], dtype: str, name: str | None) -> tuple[Any, int]:
+def choose(network: Any, shape: tuple[int, ...], dtype: str, name: str | None) -> tuple[Any, int]:
     """Return a layer and which of its calls is meant (the last), counted from 0."""
     found = [(op, out) for op, _, out in operations(network, shape, dtype) if hasattr(out, "shape")]
     fits = [op for op, out in found if len(out.shape) == len(shape) and isinstance(op, keras.layers.Layer)]
-    wanted = [op for op in fits if isinstance(op, CONVOLUTIONS)] if name is None else [op for op in fits if op.name == name]
+    wanted = (
+        [op for op in fits if isinstance(op, CONVOLUTIONS)] if name is None else [op for op in fits if op.name == name]
+    )
     if not wanted:
         names = list(dict.fromkeys(op.name for op in fits))
-        what = "no convolution" if name is None else f"no layer {name!r} on the dimensions of the inputs{closest(name, names)}"
+        what = (
+            "no convolution"
+            if name is None
+            else f"no layer {name!r} on the dimensions of the inputs{closest(name, names)}"
+        )
         raise ValueError(
             describe(
                 f"Grad-CAM finds {what} in {getattr(network, 'name', type(network).__name__)!r}",

@@ -151,12 +151,14 @@ def _parts(op: Any, again: Callable[..., Any], inputs: int) -> list[Part] | None
         known, activation = _cellwise(op)
         return [Single(activation or (lambda x: x))] if known else None
     if isinstance(op, layers.UpSampling2D):
-        return {"nearest": [Moved(again)], "bilinear": [Pooled(again)]}.get(op.interpolation)  # type: ignore[return-value]
+        if op.interpolation == "nearest":
+            return [Moved(again)]
+        return [Pooled(again)] if op.interpolation == "bilinear" else None
     if isinstance(op, layers.Subtract):
         return [Pooled(again, (1, -1))]
     for kinds, part in ((MOVED, Moved), (POOLED, Pooled), (SINGLE, Single), (AFFINE, Affine)):
         if isinstance(op, kinds):
-            return [part(again)]  # type: ignore[operator]
+            return [part(again)]
     name = type(op).__name__
     if isinstance(op, layers.Layer) or not type(op).__module__.startswith("keras."):
         return None
@@ -186,7 +188,9 @@ def _with_kernels(op: Any) -> list[Linear] | None:
         return [first, Linear(pointwise, second, _bias(op), _last(op, lambda k, f: k * f))]
     if isinstance(op, layers.DepthwiseConv1D | layers.DepthwiseConv2D):
         by_channel = lambda k, f: k * ops.reshape(f, k.shape[-2:])  # noqa: E731
-        return [Linear(partial(ops.depthwise_conv, **_stencil(op)), _tensor(op.kernel), _bias(op), _last(op, by_channel))]
+        return [
+            Linear(partial(ops.depthwise_conv, **_stencil(op)), _tensor(op.kernel), _bias(op), _last(op, by_channel))
+        ]
     if isinstance(op, layers.Conv1DTranspose | layers.Conv2DTranspose | layers.Conv3DTranspose):
         apply = partial(ops.conv_transpose, output_padding=op.output_padding, **_stencil(op))
         by_channel = lambda k, f: k * f[:, None]  # noqa: E731

@@ -11,16 +11,88 @@ Zeiler, M. D. and R. Fergus, 2014: Visualizing and understanding convolutional n
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from physml._errors import closest, describe
+from physml.explain.blocks import Block
+from physml.explain.gradients.kinds import Found, Kind
 from physml.explain.gradients.rows import Rows, in_batches
+from physml.explain.gradients.work import Work
+
+if TYPE_CHECKING:
+    from physml.explain.explainer import Explainer
 
 Part = Any
 """Index of cells in ``[*space, channel]``: slices, or booleans."""
+
+
+@dataclass(frozen=True)
+class Occlusion(Kind):
+    """What a prediction loses without each group, or without each window of cells.
+
+    Attributes
+    ----------
+    patches
+        Cells of a window along each space dimension; dimensions that are not named are covered whole. None: the groups.
+    strides
+        Cells from one window to the next; by default windows do not overlap.
+    together
+        Hide all channels of a window at once rather than one after another.
+    """
+
+    patches: Mapping[str, int] | None = None
+    strides: Mapping[str, int] | None = None
+    together: bool = False
+    method: ClassVar[str] = "occlusion"
+    derivative: ClassVar[bool] = False
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """The loss, by cell."""
+        return {"attribution": "loss of {} without the cells"}
+
+    def rows(self, explainer: Explainer, slots: int) -> int:
+        """Return the windows of a sample with every baseline row."""
+        return slots * len(self.parts(explainer))
+
+    def prepare(self, explainer: Explainer, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+        """Check the windows."""
+        parts = self.parts(explainer)
+        told = lambda sizes: ", ".join(f"{d} {n}" for d, n in (sizes or {}).items()) or "none"  # noqa: E731
+        return {"patches": told(self.patches), "strides": told(self.strides), "windows": len(parts)}
+
+    def parts(self, explainer: Explainer) -> list[Part]:
+        """Return the windows that hold a valid cell, as indices of ``[*space, channel]``."""
+        layout, valid = explainer.layout, explainer.layout.valid("inputs")
+        over = windows(layout.space, layout.shape, self.patches or {}, self.strides)
+        channels = [slice(None)] if self.together else [slice(i, i + 1) for i in range(valid.shape[-1])]
+        return [part for w in over for c in channels if valid[part := (*w, c)].any()]
+
+    def explain(self, work: Work, block: Block) -> Found:
+        """Return the losses as cells."""
+        parts, full = self.parts(work.explainer), work.full(block)
+        inputs, rows = (a.astype(work.dtype, copy=False) for a in (block.inputs, block.rows))
+        lost = losses(work.value, inputs, rows, block.index, parts, full, work.batch_rows)[..., 0]
+        base = work.base(block)[:, 0]
+        phi = spread_over(parts, lost, work.valid)
+        left = full[:, 0] - base - phi.reshape(len(phi), -1).sum(1)
+        return {"attribution": phi, "prediction": full[:, 0], "base_value": base, "residual": left}
+
+
+def by_groups(work: Work, block: Block) -> np.ndarray:
+    """Return what a prediction loses without each group, then residual, prediction and base value, ``[depth, sample, width]``."""
+    explainer = work.explainer
+    measure, full, base = explainer.measure, work.full(block), work.base(block)
+    inputs, rows = (a.astype(work.dtype, copy=False) for a in (block.inputs, block.rows))
+    lost = losses(work.value, inputs, rows, block.index, list(explainer.players.masks), full, work.batch_rows)
+    found = np.concatenate([lost, np.stack([full - base - lost.sum(0), full, base])])
+    out = np.full((*found.shape[:2], measure.valid.size), np.nan)
+    out[..., np.flatnonzero(measure.valid)] = found
+    return out
 
 
 def losses(
@@ -120,9 +192,7 @@ def windows(
     return list(itertools.product(*along))
 
 
-def spread_over(
-    parts: Sequence[Part], lost: np.ndarray, valid: np.ndarray, make: Callable[[Part], Part] = lambda part: part
-) -> np.ndarray:
+def spread_over(parts: Sequence[Part], lost: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Return what windows lose as cells: each loss in equal shares over its valid cells, and the mean where windows overlap.
 
     Parameters

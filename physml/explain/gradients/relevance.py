@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import keras
@@ -106,8 +107,7 @@ class Linear:
             return [a * pull(rule.ratio(relevance, z))]
         parts = []
         for sign in (_positive, _negative):
-            kernel = sign(self.kernel)
-            parts.append((sign(a), *vjp(lambda a, kernel=kernel: self.apply(a, kernel), sign(a))))
+            parts.append((sign(a), *vjp(partial(_swapped, self.apply, sign(self.kernel)), sign(a))))
         ratio = rule.ratio(relevance, parts[0][1] + parts[1][1])
         return [sum(a * pull(ratio) for a, _, pull in parts)]
 
@@ -117,6 +117,10 @@ class Linear:
             return None
         bias = shift if self.bias is None else self.bias * factor + shift
         return Linear(self.apply, self.scaled(self.kernel, factor), bias, self.scaled)
+
+
+def _swapped(apply: Callable[[Any, Any], Any], kernel: Any, a: Any) -> Any:
+    return apply(a, kernel)
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,11 @@ class Pooled:
 
 def _each(function: Callable[..., Any], inputs: list[Any]) -> list[Callable[[Any], Any]]:
     """Return the function of one input each, the others as they are."""
-    return [lambda a, i=i: function(*inputs[:i], a, *inputs[i + 1 :]) for i in range(len(inputs))]
+    return [partial(_put, function, inputs, i) for i in range(len(inputs))]
+
+
+def _put(function: Callable[..., Any], inputs: list[Any], i: int, a: Any) -> Any:
+    return function(*inputs[:i], a, *inputs[i + 1 :])
 
 
 @dataclass(frozen=True)

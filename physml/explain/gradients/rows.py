@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,13 +13,16 @@ Rows = Callable[[np.ndarray], np.ndarray]
 """A function of rows ``[row, *space, channel]``, always called with the same number of them."""
 
 
-def in_batches(function: Rows, make: Callable[[np.ndarray], np.ndarray], total: int, batch_rows: int) -> Iterator[Any]:
+def in_batches(
+    function: Callable[[np.ndarray], Any], make: Callable[[np.ndarray], np.ndarray], total: int, batch_rows: int
+) -> Iterator[Any]:
     """Yield ``(numbers, function(rows))`` for rows 0 to *total*, made when they are needed.
 
     Parameters
     ----------
     function
-        Called with *batch_rows* rows each time: compiled once. Rows beyond the last repeat it and are thrown away.
+        Called with *batch_rows* rows each time: compiled once. Rows beyond the last repeat it and are thrown away. May return
+        a tuple of arrays.
     make
         Rows ``[row, *space, channel]`` of their numbers ``[row]``.
     """
@@ -26,7 +31,9 @@ def in_batches(function: Rows, make: Callable[[np.ndarray], np.ndarray], total: 
         rows = make(numbers)
         if len(rows) < batch_rows:
             rows = np.concatenate([rows, np.repeat(rows[-1:], batch_rows - len(rows), axis=0)])
-        yield numbers, function(rows)[: len(numbers)]
+        found = function(rows)
+        n = len(numbers)
+        yield numbers, tuple(a[:n] for a in found) if isinstance(found, tuple) else found[:n]
 
 
 def spans(keys: np.ndarray) -> Iterator[tuple[int, slice]]:
@@ -65,7 +72,7 @@ def input_gradient(
     """
     from keras import ops
 
-    from physml._backend import fixed_signature, vjp
+    from physml._backend import vjp
 
     column = np.asarray(weights, dtype).reshape(-1, 1)
 
@@ -76,8 +83,40 @@ def input_gradient(
         _, pull = vjp(value, x)
         return (pull(ops.ones((shape[0], 1), dtype)),)
 
-    run = fixed_signature(function, variables, [shape], [dtype])
-    return lambda rows: run(np.ascontiguousarray(rows, dtype))[0]
+    run = compiled_rows(function, variables, shape, dtype)
+    return lambda rows: run(rows)[0]
+
+
+def compiled_rows(
+    function: Callable[[Any], tuple[Any, ...]], variables: list[Any], shape: tuple[int, ...], dtype: str
+) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    """Return a function of tensors as one of arrays of one *shape* and *dtype*, compiled once."""
+    from physml._backend import fixed_signature, float64
+
+    def run(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        # JAX would take float64 rows for float32 ones.
+        with float64() if dtype == "float64" else contextlib.nullcontext():
+            return compiled(np.ascontiguousarray(rows, dtype))
+
+    compiled = fixed_signature(function, variables, [shape], [dtype])
+    return run
+
+
+class Late:
+    """A function that is compiled when it is first called, in whatever process that is, and runs one caller at a time."""
+
+    def __init__(self, make: Callable[[], Callable[[np.ndarray], Any]]) -> None:
+        self.make, self._made, self._lock = make, None, threading.Lock()
+
+    def __call__(self, rows: np.ndarray) -> Any:
+        """Return what the function makes of *rows*."""
+        with self._lock:
+            if self._made is None:
+                self._made = self.make()  # type: ignore[assignment]
+            return self._made(rows)  # type: ignore[misc]
+
+    def __reduce__(self) -> Any:
+        return Late, (self.make,)
 
 
 class Moments:
