@@ -43,9 +43,8 @@ def make(by=None, increment=False, method=METHOD, **options):
 @pytest.mark.parametrize(
     ("by", "increment"),
     [
-        (None, False),
         ("month", True),
-        *[pytest.param(*a, marks=pytest.mark.long) for a in ((None, True), ("month", False))],
+        *[pytest.param(*a, marks=pytest.mark.long) for a in ((None, False), (None, True), ("month", False))],
     ],
 )
 def test_one_file_holds_the_scaling(by, increment, tmp_path):

@@ -112,6 +112,7 @@ def test_leaving_out_in_closed_form_is_doing_the_analysis_again_without(field, r
         leave_out(layer, obs, groups[:3])
 
 
+@pytest.mark.long
 def test_maximum_likelihood_finds_the_covariances_that_made_the_innovations():
     latitude, longitude = np.linspace(0, 11, 12), np.linspace(0, 15, 16)
     truth, rng, n = Matern(0.8, 300e3, nu=1.5), np.random.default_rng(5), 10

@@ -159,7 +159,7 @@ def test_accurate_observations_of_a_perfect_model_give_the_truth_back(truth):
     np.testing.assert_allclose(out["analysis"][:, 0], truth[1:4], atol=1e-9)
 
 
-@pytest.mark.parametrize(("limit", "window"), [(500, 2), (0, 1)])
+@pytest.mark.parametrize(("limit", "window"), [(500, 2), pytest.param(0, 1, marks=pytest.mark.long)])
 def test_the_gradient_of_an_analysis_agrees_with_finite_differences(truth, limit, window):
     """With respect to a parameter of the model, the background and the observations, through Gauss-Newton loops."""
     rng = np.random.default_rng(1)

@@ -109,7 +109,10 @@ def test_a_wrong_forcing_is_found_from_noisy_observations_and_training_goes_on_w
         train_through(cycle, others, twin[2], directory=tmp_path, **options)
 
 
-@pytest.mark.parametrize("method", [ETKF(rotate=False), OptimalInterpolation(background_error=0.5)])
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(ETKF(rotate=False), marks=pytest.mark.long), OptimalInterpolation(background_error=0.5)],
+)
 def test_gross_errors_do_not_enter_the_likelihood(twin, method):
     _, seen, members = twin
     start = members if method.ensemble else members.isel(member=0)

@@ -214,7 +214,10 @@ def case(ocean, key, seed=0, scale=1.0):
     return laws, layout, y, x
 
 
-@pytest.mark.parametrize("key", MIXED)
+@pytest.mark.parametrize(
+    "key",
+    [pytest.param(k, marks=[pytest.mark.long] * k.startswith(("an order", "a stable"))) for k in MIXED],
+)
 def test_all_laws_hold_together_and_again_changes_nothing(ocean, key):
     laws, layout, y, x = case(ocean, key)
     y = {n: v * np.array([0.3, 1.0, 5.0]).reshape(-1, 1, 1, 1) for n, v in y.items()}
@@ -241,6 +244,7 @@ def test_no_other_point_of_the_set_is_nearer(ocean, key):
         assert sum(np.abs(other[n] - moved[n]).max() for n in cost) > 0.1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", ["cells and the globe"])
 def test_the_order_of_the_laws_does_not_matter(ocean, key):
     laws, layout, y, x = case(ocean, key)

@@ -94,6 +94,7 @@ def test_kinetic_energy_is_kept_at_the_nearest_flow(flow):
         np.testing.assert_allclose(moved[n], y[n] * np.sqrt(energy[0] / energy[1]), rtol=0, atol=1e-10)
 
 
+@pytest.mark.long
 def test_any_function_may_be_kept_together_with_linear_laws_and_bounds(flow):
     laws, layout = bound(
         flow,

@@ -101,6 +101,7 @@ def test_any_chunks_give_the_same_scaling(method, chunks, seed):
             np.testing.assert_allclose(getattr(lazy, what)[name], value, rtol=1e-11)
 
 
+@pytest.mark.long
 @settings(max_examples=10)
 @given(seed=st.integers(0, 100), chunks=st.integers(5, 40))
 def test_quartiles_too_large_to_hold_come_within_the_bound_that_is_documented(seed, chunks):
@@ -140,7 +141,9 @@ def test_an_anomaly_of_one_pascal_keeps_six_digits_in_float32_data():
         np.testing.assert_allclose(scaling.increment["p"], [[change]], rtol=1e-9)
 
 
-@pytest.mark.parametrize(("method", "reads"), [("minmax", 1), ("log:1", 1), ("robust", 3)])
+@pytest.mark.parametrize(
+    ("method", "reads"), [("minmax", 1), ("log:1", 1), pytest.param("robust", 3, marks=pytest.mark.long)]
+)
 def test_each_block_is_read_once_and_twice_more_for_quartiles_too_large_to_hold(method, reads, monkeypatch):
     monkeypatch.setattr(_quantiles, "EXACT", 10)
     seen = []
