@@ -91,6 +91,10 @@ class Explainer:
         self.measure = bind(target, self.adapted.outputs)
         self.value = valued(self.adapted, self.measure)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # To other processes it goes as what it was adapted to, which knows how to travel.
+        return self.__dict__ | {"model": None}
+
     @property
     def players(self) -> Groups:
         """The groups, where there are any.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from physml._errors import describe
+from physml._errors import describe, refuse
 from physml.explain.outputs import Outputs, outputs_of
 
 if TYPE_CHECKING:
@@ -52,6 +52,11 @@ class Adapted:
     tensors: Callable[[Any], Any] | None = None
     network: Any = None
 
+    def __reduce__(self) -> Any:
+        # The network goes along once, within the function that knows how to send it.
+        here = (self.name, self.layout, self.outputs, self.call, self.dtype, self.tensors)
+        return _restored, (*here, self.network is not None)
+
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Return the outputs of *rows*, one caller at a time.
 
@@ -73,6 +78,11 @@ class Adapted:
                 )
             )
         return outputs
+
+
+def _restored(*parts: Any) -> Adapted:
+    name, layout, outputs, call, dtype, tensors, networked = parts
+    return Adapted(name, layout, outputs, call, dtype, tensors, call.model if networked else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +140,20 @@ def adapt(
     probe = probe[:1]
     keras = sys.modules.get("keras")
     if keras is not None and isinstance(model, keras.Layer):
-        return _keras(model, layout, probe, outputs)
+        from physml.explain.keras_models import keras_model
+
+        return keras_model(model, layout, probe, outputs)
     if isinstance(model, on_tensors):
         return _tensors(model.function, layout, probe, outputs)
+    if hasattr(model, "predict") and not hasattr(model, "n_features_in_") and hasattr(model, "fit"):
+        raise TypeError(
+            describe(
+                f"{type(model).__name__} is not fitted",
+                expected="n_features_in_, which fit sets",
+                received="an estimator without it",
+                remedy="model.fit(X, y) first",
+            )
+        )
     if hasattr(model, "predict") and hasattr(model, "n_features_in_"):
         from physml.explain.estimators import estimator
 
@@ -140,6 +161,13 @@ def adapt(
     if callable(model):
         from physml.explain.labelled_models import on_datasets
 
+        if outputs is not None:
+            refuse(
+                "a function of Datasets names its outputs itself",
+                "outputs=None",
+                list(outputs),
+                "leave outputs out, and rename the variables that the function returns",
+            )
         return on_datasets(model, layout, probe)
     raise TypeError(
         describe(
@@ -149,26 +177,6 @@ def adapt(
             remedy="pass a callable, or explain.on_tensors(f) for a function of tensors",
         )
     )
-
-
-def _keras(model: Any, layout: Layout, probe: np.ndarray, names: Sequence[str] | None) -> Adapted:
-    """Adapt a Keras model or layer: its own compiled prediction where it has one."""
-    import keras
-
-    dtype = str(model.variable_dtype)
-    first = keras.ops.convert_to_numpy(model(keras.ops.convert_to_tensor(probe.astype(dtype))))
-    outputs = outputs_of(first.shape[1:], layout, names)
-    if hasattr(model, "predict_on_batch"):
-        call = model.predict_on_batch
-    else:
-        from physml import _backend
-
-        traced = _backend.traced(model, variables=list(model.variables))
-
-        def call(rows: np.ndarray) -> np.ndarray:
-            return keras.ops.convert_to_numpy(traced(keras.ops.convert_to_tensor(rows)))
-
-    return Adapted(model.name, layout, outputs, _shaped(call, outputs), dtype, model, model)
 
 
 def _tensors(function: Callable[[Any], Any], layout: Layout, probe: np.ndarray, names: Sequence[str] | None) -> Adapted:

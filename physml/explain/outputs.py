@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
 from physml._errors import refuse
-
-if TYPE_CHECKING:
-    from physml.layout import Layout
+from physml.layout import Layout, Variable
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,18 +72,37 @@ class Given:
     Attributes
     ----------
     template
-        What the function returned for one row, without the sample dimension.
-    sample_dim
-        Dimension of the rows once labelled.
+        What the function returned for one row, without the sample dimension; missing where it is masked.
+    layout
+        Layout of the inputs of the function.
     """
 
     template: xr.Dataset
-    sample_dim: str
+    layout: Layout
+
+    @property
+    def sample_dim(self) -> str:
+        """Dimension of the rows once labelled."""
+        return self.layout.spec.sample_dim
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one row."""
         return (sum(v.size for v in self.template.data_vars.values()),)
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Values that are not masked, ``[values]`` booleans."""
+        return np.concatenate([v.notnull().values.ravel() for v in self.template.data_vars.values()])
+
+    def where(self, name: str) -> slice:
+        """Return which values a variable takes."""
+        start = 0
+        for other, like in self.template.data_vars.items():
+            if other == name:
+                return slice(start, start + like.size)
+            start += like.size
+        raise KeyError(name)
 
     def pack(self, ds: xr.Dataset) -> np.ndarray:
         """Return what the function returned as ``[row, values]``."""
@@ -97,16 +113,26 @@ class Given:
         return np.concatenate(parts, axis=1)
 
     def label(self, outputs: np.ndarray) -> xr.Dataset:
-        """Return the Dataset that :meth:`pack` packed."""
-        found, start = {}, 0
+        """Return the Dataset that :meth:`pack` packed, missing where it is masked."""
+        found = {}
         for name, like in self.template.data_vars.items():
-            values = outputs[:, start : start + like.size].reshape(len(outputs), *like.shape)
+            values = outputs[:, self.where(str(name))].reshape(len(outputs), *like.shape)
+            values = np.where(like.notnull().values, values, np.nan)
             found[name] = ((self.sample_dim, *like.dims), values, like.attrs)
-            start += like.size
         return xr.Dataset(found, self.template.coords)
 
 
 Outputs = Fields | Table | Given
+
+
+def channels_named(layout: Layout, names: Sequence[str]) -> Fields:
+    """Return fields on the cells of the targets that are other variables, such as the probability of each class."""
+    spec = layout.spec
+    names = tuple(map(str, names))
+    offsets = spec.target_offsets if len(spec.target_offsets) == 1 else (0,)  # type: ignore[arg-type]
+    own = {n: Variable((spec.sample_dim, *layout.space), "float64", {}, {}) for n in names}
+    spec = replace(spec, targets=names, target_offsets=offsets)
+    return Fields(replace(layout, spec=spec, variables={**layout.variables, **own}))
 
 
 def outputs_of(shape: Sequence[int], layout: Layout, names: Sequence[str] | None = None) -> Fields | Table:
@@ -115,12 +141,12 @@ def outputs_of(shape: Sequence[int], layout: Layout, names: Sequence[str] | None
     Parameters
     ----------
     shape
-        Shape of one row: that of the targets of *layout*, or one axis, or none.
+        Shape of one row: that of the targets of *layout*, or other channels on its grid, or one axis, or none.
     layout
         Layout of the model.
     names
-        Names of the numbers along one axis; by default those of the target channels where there are as many, else
-        ``output 0`` and so on.
+        Names of the channels, or of the numbers along one axis; numbers are by default called as the target channels where
+        there are as many, else ``output 0`` and so on.
 
     Raises
     ------
@@ -130,16 +156,19 @@ def outputs_of(shape: Sequence[int], layout: Layout, names: Sequence[str] | None
     fields = Fields(layout)
     if names is None and tuple(shape) == fields.shape:
         return fields
-    if len(shape) > 1:
+    on_grid = len(layout.space) > 0 and tuple(shape[:-1]) == layout.shape
+    if len(shape) > 1 and not (on_grid and names is not None):
         refuse(
             "the model returned another shape than its layout says",
             f"[row, *space, target channel] = [row, {', '.join(map(str, fields.shape))}], or [row, k]",
             f"[row, {', '.join(map(str, shape))}]",
-            "give the layout the model was built for",
+            "name its channels: outputs=[...]" if on_grid else "give the layout the model was built for",
         )
-    k = math.prod(shape)
+    k = shape[-1] if on_grid else math.prod(shape)
     if names is not None and len(names) != k:
         refuse("outputs do not fit the model", f"{k} names", f"{len(names)}: {list(names)}", "name each of its outputs")
+    if on_grid:
+        return channels_named(layout, names or ())
     targets = layout.targets
     if names is not None or k != len(targets):
         return Table(tuple(names or (f"output {i}" for i in range(k))), layout.spec.sample_dim)

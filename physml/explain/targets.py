@@ -7,56 +7,66 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from dataclasses import field as attribute
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from physml._errors import closest, describe
 from physml.explain.groups import box_cells, separation
+from physml.explain.measures import Measure as Measure
+from physml.explain.measures import column, combined, linear, of_function, on_its_grid, variable
 from physml.explain.outputs import Fields, Given, Outputs, Table
 
 if TYPE_CHECKING:
     from physml.layout import Layout
 
-Forward = Callable[[np.ndarray], np.ndarray]
+
+class Linear:
+    """Targets that are one number can be added, subtracted and multiplied by numbers."""
+
+    @property
+    def terms(self) -> tuple[tuple[float, Target], ...]:
+        """The targets and their factors."""
+        raise NotImplementedError
+
+    def __add__(self, other: Any) -> Combination:
+        if isinstance(other, int) and other == 0:  # where sum() begins
+            return Combination(self.terms)
+        return Combination((*self.terms, *other.terms)) if isinstance(other, Linear) else NotImplemented
+
+    __radd__ = __add__
+
+    def __mul__(self, factor: Any) -> Combination:
+        if not isinstance(factor, Real):
+            return NotImplemented
+        return Combination(tuple((float(factor) * c, t) for c, t in self.terms))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Any) -> Combination:
+        return self * (1 / divisor) if isinstance(divisor, Real) else NotImplemented
+
+    def __neg__(self) -> Combination:
+        return self * -1.0
+
+    def __sub__(self, other: Any) -> Combination:
+        return self + -other if isinstance(other, Linear) else NotImplemented
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A target of a given model: outputs ``[row, *shape]`` to values ``[row, valid cell]`` in float64.
+class Combination(Linear):
+    """A sum of targets, each times a factor: ``box_mean("sst", ...) - box_mean("sst", ...)``."""
 
-    Attributes
-    ----------
-    reduce
-        The reduction.
-    dims, valid
-        Dimensions of the result and its valid cells: none and True for one number, space for a field.
-    label, units
-        What is explained and its unit, or None.
-    offset
-        Steps from the sample to the time the target is valid at.
-    coords
-        Coordinates of *dims* that are not those of the inputs.
-    weights
-        Where the target is one number and linear in the output: its weights ``[value of the output]``, in the order of the
-        flattened output. Else None.
-    """
-
-    reduce: Forward
-    dims: tuple[str, ...]
-    valid: np.ndarray
-    label: str
-    units: str | None
-    offset: int = 0
-    coords: Mapping[str, Any] = attribute(default_factory=dict)
-    weights: np.ndarray | None = None
+    terms: tuple[tuple[float, Target], ...]
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(Linear):
     """A quantity of one output channel. Made by :func:`box_mean`, :func:`cell`, :func:`area_mean`, :func:`field`.
+
+    Several make one: ``box_mean("sst", **east) - box_mean("sst", **west)``, or over levels
+    ``sum(dz * area_mean("t", lev=z) for z, dz in thickness.items())``.
 
     Attributes
     ----------
@@ -68,12 +78,20 @@ class Target:
         Coordinate ranges or points in space, an ``offset`` and labels of levels where there are several.
     weigh
         Weights over space from (layout, selection in space, valid cells, label); None: the field itself.
+    area
+        Whether the weights are areas.
     """
 
     name: str | None
     label: str
     where: Mapping[str, Any]
     weigh: Callable[[Layout, dict[str, Any], np.ndarray, str], np.ndarray] | None
+    area: bool = False
+
+    @property
+    def terms(self) -> tuple[tuple[float, Target], ...]:
+        """The target itself."""
+        return ((1.0, self),)
 
     def bind(self, layout: Layout) -> Measure:
         """Return the target on the outputs of *layout*.
@@ -110,18 +128,9 @@ class Target:
                     remedy="widen the selection",
                 )
             )
-        share = weights[cells, None] / weights.sum()
         whole = np.zeros((weights.size, len(layout.targets)))
         whole[:, channel] = weights / weights.sum()
-        return Measure(
-            lambda out: _flat(out)[:, cells, channel].astype("float64") @ share,
-            (),
-            np.array(True),
-            label,
-            layout.units(chosen.name),
-            chosen.offset,
-            weights=whole.ravel(),
-        )
+        return linear(whole.ravel(), label, layout.units(chosen.name), chosen.offset)
 
 
 def field(name: str | None = None, **where: Any) -> Target:
@@ -139,7 +148,7 @@ def field(name: str | None = None, **where: Any) -> Target:
 
 def area_mean(name: str | None = None, **where: Any) -> Target:
     """Explain the mean of an output variable over all valid cells, weighted by area; see :func:`field`."""
-    return Target(name, "area mean of {}", where, lambda layout, inside, valid, label: layout.weights)
+    return Target(name, "area mean of {}", where, lambda layout, inside, valid, label: layout.weights, True)
 
 
 def box_mean(name: str | None = None, **where: Any) -> Target:
@@ -163,7 +172,7 @@ def box_mean(name: str | None = None, **where: Any) -> Target:
         return layout.weights * box_cells(layout, inside, f"target {label!r}")
 
     ranges = ", ".join(f"{n} {s.start} to {s.stop}" for n, s in where.items() if isinstance(s, slice))
-    return Target(name, f"mean of {{}} over {ranges or 'all cells'}", where, weigh)
+    return Target(name, f"mean of {{}} over {ranges or 'all cells'}", where, weigh, True)
 
 
 def cell(name: str | None = None, **where: Any) -> Target:
@@ -212,7 +221,8 @@ def bind(target: Any, outputs: Outputs | Layout) -> Measure:
     Parameters
     ----------
     target
-        A :class:`Target`; the name of an output; a function of the labelled output Dataset; None or "field": all there is.
+        A :class:`Target`, or a sum of several; the name of an output; a function of the labelled output Dataset; None or
+        "field": all there is.
     outputs
         How the output is labelled; a layout stands for its fields.
 
@@ -223,18 +233,20 @@ def bind(target: Any, outputs: Outputs | Layout) -> Measure:
     """
     if not isinstance(outputs, Fields | Table | Given):
         outputs = Fields(outputs)
-    if isinstance(target, Target) and isinstance(outputs, Fields):
-        return target.bind(outputs.layout)
+    if isinstance(target, Combination):
+        return combined([(factor, bind(part, outputs)) for factor, part in target.terms])
     if isinstance(outputs, Fields) and (target is None or target == "field"):
-        return field().bind(outputs.layout)
-    if isinstance(outputs, Fields) and isinstance(target, str):
-        return field(target).bind(outputs.layout)
+        target = field()
+    elif isinstance(outputs, Fields) and isinstance(target, str):
+        target = field(target)
+    if isinstance(target, Target):
+        return _in_space(target, outputs)
     if isinstance(outputs, Table) and (target is None or isinstance(target, str)):
-        return _column(target, outputs)
+        return column(target, outputs)
     if isinstance(outputs, Given) and (target is None or isinstance(target, str)):
-        return _variable(target, outputs)
-    if callable(target) and not isinstance(target, Target):
-        return _labelled(target, outputs)
+        return variable(target, outputs)
+    if callable(target):
+        return of_function(target, outputs)
     raise TypeError(
         describe(
             "target is no target",
@@ -249,108 +261,25 @@ def bind(target: Any, outputs: Outputs | Layout) -> Measure:
     )
 
 
-def _column(name: str | None, outputs: Table) -> Measure:
-    """Return one number of a table, or all of them along the dimension ``output``."""
-    if name is None and len(outputs.names) > 1:
-        units = set(outputs.units)
-        return Measure(
-            lambda out: out.astype("float64"),
-            ("output",),
-            np.ones(len(outputs.names), bool),
-            "all outputs",
-            units.pop() if len(units) == 1 else None,
-            outputs.offsets[0] if len(set(outputs.offsets)) == 1 else 0,
-            {"output": ("output", list(outputs.names), {"long_name": "output of the model"})},
+def _in_space(target: Target, outputs: Outputs) -> Measure:
+    """Return a target of :func:`field`, :func:`box_mean` and the like on what a model returns."""
+    if isinstance(outputs, Fields):
+        return target.bind(outputs.layout)
+    if isinstance(outputs, Given):
+        one_number = target.weigh is None and not target.where and target.name in outputs.template.data_vars
+        if one_number and not outputs.template[target.name].ndim:
+            return variable(target.name, outputs)
+        return on_its_grid(target.bind, target.name, target.area, outputs)
+    if target.weigh is None and not target.where:
+        return column(target.name, outputs)
+    raise TypeError(
+        describe(
+            f"target {target.label.format(target.name or 'the output')!r} needs fields",
+            expected=f"the name of one of the numbers the model returns: {', '.join(outputs.names)}",
+            received="a selection in space",
+            remedy=f"for instance target={outputs.names[0]!r}",
         )
-    name = outputs.names[0] if name is None else name
-    if name not in outputs.names:
-        raise KeyError(_unknown_output(name, outputs.names))
-    i = outputs.names.index(name)
-    return Measure(
-        lambda out: out[:, i : i + 1].astype("float64"),
-        (),
-        np.array(True),
-        name,
-        outputs.units[i] if outputs.units else None,
-        outputs.offsets[i] if outputs.offsets else 0,
-        weights=np.eye(len(outputs.names))[i],
     )
-
-
-def _variable(name: str | None, outputs: Given) -> Measure:
-    """Return one variable of what a function of Datasets returns."""
-    names = tuple(str(n) for n in outputs.template.data_vars)
-    if name is not None and name not in names:
-        raise KeyError(_unknown_output(name, names))
-    if name is None and len(names) > 1:
-        raise ValueError(
-            describe(
-                f"the model returns {len(names)} variables",
-                expected="the one that is explained",
-                received=", ".join(names),
-                remedy=f"pass target={names[0]!r}, or a function of the Dataset",
-            )
-        )
-    chosen = names[0] if name is None else name
-    return _labelled(lambda ds: ds[chosen], outputs)
-
-
-def _unknown_output(name: str, names: tuple[str, ...]) -> str:
-    return describe(
-        f"target names the unknown output {name!r}{closest(name, names)}",
-        expected=", ".join(names),
-        received=repr(name),
-        remedy="correct the name",
-    )
-
-
-def _labelled(function: Callable[[xr.Dataset], xr.DataArray], outputs: Outputs) -> Measure:
-    """Return a function of the labelled output as a measure; each row is a sample of that Dataset."""
-    layout = outputs.layout if isinstance(outputs, Fields) else None
-    sample = outputs.sample_dim if layout is None else layout.spec.sample_dim  # type: ignore[union-attr]
-
-    def labelled(raw: np.ndarray) -> xr.DataArray:
-        result = function(outputs.label(raw))
-        if not isinstance(result, xr.DataArray) or sample not in result.dims:
-            raise ValueError(
-                describe(
-                    "the target function returned another shape",
-                    expected=f"a DataArray along {sample!r}, and any other dimensions",
-                    received=getattr(result, "dims", type(result).__name__),
-                    remedy=f"reduce over any dimensions but {sample!r}",
-                )
-            )
-        return result
-
-    # Unlike positive numbers, so that ratios and logarithms are defined and only what the function masks is missing.
-    probe = labelled(np.random.default_rng(0).uniform(0.5, 1, (1, *outputs.shape)).astype("float32"))
-    dims = tuple(str(d) for d in probe.dims if d != sample)
-    there: np.ndarray = np.ones((), bool)
-    if layout is not None and set(dims) == set(layout.space):
-        dims = layout.space
-        there = layout.valid("targets").any(-1)
-    probe = probe.transpose(sample, *dims)
-    valid = there & np.asarray(probe.notnull().values[0] if dims else True)
-    cells = np.flatnonzero(valid)
-    if not cells.size:
-        raise ValueError(
-            describe(
-                "the target function returned no valid cell",
-                expected="values on one or more cells",
-                received="missing values on all",
-                remedy="check its selection and mask",
-            )
-        )
-
-    def reduce(raw: np.ndarray) -> np.ndarray:
-        values = labelled(raw).transpose(sample, *dims).values
-        return values.reshape(len(values), -1)[:, cells].astype("float64")
-
-    label = str(probe.name or getattr(function, "__name__", "target"))
-    offsets = {c.offset for c in layout.targets} if layout is not None else set(getattr(outputs, "offsets", ()))
-    coords = {str(n): c.variable for n, c in probe.coords.items() if c.dims and set(c.dims) <= set(dims)}
-    offset = offsets.pop() if len(offsets) == 1 else 0
-    return Measure(reduce, dims, valid, label, probe.attrs.get("units"), offset, coords)
 
 
 def _channel(layout: Layout, name: str | None, where: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -381,7 +310,8 @@ def _channel(layout: Layout, name: str | None, where: Mapping[str, Any]) -> tupl
                 f"target fits {len(fit)} output channels",
                 expected="one of " + ", ".join(repr(str(c)) for c in layout.targets),
                 received=", ".join(repr(str(layout.targets[i])) for i in fit) or f"{name or ''} {dict(where)}",
-                remedy="name the variable, and give offset=... and the level where it has several",
+                remedy="name the variable, and give offset=... and the level where it has several; targets of several levels "
+                "can be added: box_mean('t', lev=500) + box_mean('t', lev=850)",
             )
         )
     return fit[0], inside
