@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from physml.explain.baselines import zero as zero
     from physml.explain.explainer import Explainer as Explainer
     from physml.explain.models import on_tensors as on_tensors
+    from physml.explain.optimal import backward_optimisation as backward_optimisation
+    from physml.explain.reconstruction import novelty as novelty
     from physml.explain.shapley import Exact as Exact
     from physml.explain.shapley import PairedPermutations as PairedPermutations
     from physml.explain.shapley import interval as interval
@@ -30,6 +32,8 @@ _HOMES = {
     "baselines": ("Baseline", "climatology", "samples", "zero"),
     "explainer": ("Explainer",),
     "models": ("on_tensors",),
+    "optimal": ("backward_optimisation",),
+    "reconstruction": ("novelty",),
     "shapley": ("Exact", "PairedPermutations", "interval", "shapley_values"),
     "targets": ("area_mean", "box_mean", "cell", "field"),
 }
