@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from physml.explain.baselines import climatology as climatology
     from physml.explain.baselines import samples as samples
     from physml.explain.baselines import zero as zero
+    from physml.explain.exact import Exact as Exact
     from physml.explain.explainer import Explainer as Explainer
+    from physml.explain.kernel import PairedKernel as PairedKernel
     from physml.explain.models import on_tensors as on_tensors
     from physml.explain.optimal import backward_optimisation as backward_optimisation
+    from physml.explain.owen import ExactOwen as ExactOwen
+    from physml.explain.permutations import PairedPermutations as PairedPermutations
     from physml.explain.reconstruction import novelty as novelty
-    from physml.explain.shapley import Exact as Exact
-    from physml.explain.shapley import PairedPermutations as PairedPermutations
     from physml.explain.shapley import interval as interval
     from physml.explain.shapley import shapley_values as shapley_values
     from physml.explain.targets import area_mean as area_mean
@@ -30,11 +32,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "baselines": ("Baseline", "climatology", "samples", "zero"),
+    "exact": ("Exact",),
     "explainer": ("Explainer",),
+    "kernel": ("PairedKernel",),
     "models": ("on_tensors",),
     "optimal": ("backward_optimisation",),
+    "owen": ("ExactOwen",),
+    "permutations": ("PairedPermutations",),
     "reconstruction": ("novelty",),
-    "shapley": ("Exact", "PairedPermutations", "interval", "shapley_values"),
+    "shapley": ("interval", "shapley_values"),
     "targets": ("area_mean", "box_mean", "cell", "field"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

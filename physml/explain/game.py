@@ -64,7 +64,7 @@ def default_rows(row_bytes: int) -> int:
 
 
 def coalition_values(
-    requests: Iterable[Request],
+    requests: Iterable[Request | None],
     *,
     background: np.ndarray,
     owner: np.ndarray,
@@ -76,7 +76,8 @@ def coalition_values(
     Parameters
     ----------
     requests
-        What is asked, in order.
+        What is asked, in order. None: nothing can be asked until more values are known, so that the rows gathered are valued
+        at once.
     background
         Baseline inputs ``[slot, cell]``; their type is the one the function is given.
     owner
@@ -103,7 +104,15 @@ def coalition_values(
             start += n
         pending.clear()
 
-    for number, request in enumerate(requests):
+    number = -1
+    for request in requests:
+        if request is None:
+            if not filled:
+                raise RuntimeError("requests wait for values that nobody has asked for")
+            yield from flush()
+            filled = 0
+            continue
+        number += 1
         # A column that is always absent is where masked cells (owner -1) point.
         present = np.pad(request.coalitions, ((0, 0), (0, 1)))
         done = 0

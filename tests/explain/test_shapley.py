@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from physml.explain import Exact, PairedPermutations, shapley_values
-from physml.explain.shapley import all_coalitions, shapley_matrix
+from physml.explain.designs import all_coalitions
+from physml.explain.exact import shapley_matrix
 
 
 def table(values):
