@@ -13,10 +13,16 @@ from physml.explain.groups import groups as groups
 if TYPE_CHECKING:
     from physml.explain.baselines import Baseline as Baseline
     from physml.explain.baselines import climatology as climatology
+    from physml.explain.baselines import given as given
+    from physml.explain.baselines import normalised_zero as normalised_zero
+    from physml.explain.baselines import persistence as persistence
+    from physml.explain.baselines import reference_period as reference_period
     from physml.explain.baselines import samples as samples
     from physml.explain.baselines import zero as zero
     from physml.explain.exact import Exact as Exact
     from physml.explain.explainer import Explainer as Explainer
+    from physml.explain.interactions import ExactInteractions as ExactInteractions
+    from physml.explain.interactions import PairedPaths as PairedPaths
     from physml.explain.kernel import PairedKernel as PairedKernel
     from physml.explain.models import on_tensors as on_tensors
     from physml.explain.optimal import backward_optimisation as backward_optimisation
@@ -31,9 +37,19 @@ if TYPE_CHECKING:
     from physml.explain.targets import field as field
 
 _HOMES = {
-    "baselines": ("Baseline", "climatology", "samples", "zero"),
+    "baselines": (
+        "Baseline",
+        "climatology",
+        "given",
+        "normalised_zero",
+        "persistence",
+        "reference_period",
+        "samples",
+        "zero",
+    ),
     "exact": ("Exact",),
     "explainer": ("Explainer",),
+    "interactions": ("ExactInteractions", "PairedPaths"),
     "kernel": ("PairedKernel",),
     "models": ("on_tensors",),
     "optimal": ("backward_optimisation",),

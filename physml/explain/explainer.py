@@ -212,6 +212,31 @@ class Explainer:
             progress=progress,
         )
 
+    def interactions(self, ds: xr.Dataset, method: str | Estimator = "auto", **settings: Any) -> xr.Dataset:
+        """Return what pairs of groups contribute together, and each alone, to every prediction.
+
+        Parameters
+        ----------
+        ds
+            Samples to explain, as in :meth:`shapley`.
+        method
+            ``"exact"``: all coalitions. ``"paths"``: random orders in which every two groups are neighbours once. ``"auto"``:
+            exact where :meth:`shapley` would be. Or an estimator.
+        **settings
+            ``pairs`` (sets of orders, each of about ``2 G^2`` model rows; default 16), ``tol``, ``rtol``, ``max_rows``,
+            ``batch_rows``, ``seed``, ``level`` and ``progress``, as in :meth:`shapley`.
+
+        Returns
+        -------
+        xarray.Dataset
+            As of :meth:`shapley`, with ``attribution`` and ``stderr`` on (group, group_other, members, sample[, space]): half
+            the Shapley interaction index (Grabisch and Roubens 1999, doi:10.1007/s001820050125) of two groups, and on the
+            diagonal what is left of each Shapley value, so that sums over ``group_other`` are the Shapley values.
+        """
+        from physml.explain.interactions import interact
+
+        return interact(self, ds, method, **settings)
+
     def gradients(self, ds: xr.Dataset, kind: str = "integrated", **settings: Any) -> xr.Dataset:
         """Return attributions by derivatives, cell by cell; see :mod:`physml.explain.gradients`."""
         from physml.explain.gradients import attribute

@@ -123,15 +123,18 @@ class Regression:
             return span[None], np.zeros((1, span.size)), n
         # Values are the equal split plus a combination of these, whose columns sum to zero.
         basis = np.linalg.svd(np.ones((1, n_groups)))[2][1:].T
-        inverse = np.linalg.pinv(signs @ basis)
+        free = signs @ basis
+        size, axes = np.linalg.eigh(free.T @ free)
+        known = size > 1e-9 * n
+        inverse = (axes[:, known] / size[known]) @ axes[:, known].T @ free.T
         share = differences - signs.mean(1, keepdims=True) * span
         apart = inverse @ share
         phi = span / n_groups + basis @ apart
         dof = n - n_groups + 1
-        if np.linalg.matrix_rank(signs @ basis) < n_groups - 1 or dof < 1:
+        if dof < 1 or not known.all():
             return phi, np.full_like(phi, np.inf), max(dof, 1)
-        leverage = ((signs @ basis) * inverse.T).sum(1)
-        left = (share - signs @ basis @ apart) / np.maximum(1 - leverage, 1e-9)[:, None]
+        leverage = (free * inverse.T).sum(1)
+        left = (share - free @ apart) / np.maximum(1 - leverage, 1e-9)[:, None]
         return phi, np.sqrt(self._meat(basis @ inverse, left)), dof
 
     def _meat(self, influence: np.ndarray, left: np.ndarray) -> np.ndarray:

@@ -21,6 +21,9 @@ from physml.explain.nesting import Unions, branches
 class PairedPermutations:
     """Random orders of the groups, each with its reverse: unbiased, with a standard error, additive to round-off.
 
+    The first G / 2 orders bring every group to different places. That takes little more than chance from the error, but makes
+    the standard error of few pairs a little too wide; it would be too short where a group matters at few places only.
+
     Costs ``2 pairs (G - 1)`` model rows a sample. Each sample has its own orders. Several baseline rows are dealt evenly
     over the pairs, whose number is rounded up to a multiple of theirs.
 
@@ -62,7 +65,7 @@ class PairedPermutations:
         """Return prefixes of random orders and of their reverses."""
         rng = np.random.default_rng([self.seed, sample, draw])
         pairs = -(-(self.pairs if pairs is None else pairs) // n_slots) * n_slots
-        rank = self._ranks(rng, pairs, n_groups)
+        rank = self._ranks(rng, pairs, n_groups, spread=not draw)
         slots = deal(rng, pairs, n_slots)
         both = np.stack([rank, n_groups - 1 - rank], axis=1)[:, :, None, :]
         size = np.arange(1, n_groups)[:, None]
@@ -78,16 +81,33 @@ class PairedPermutations:
             scale=0.5,
         )
 
-    def _ranks(self, rng: np.random.Generator, pairs: int, n_groups: int) -> np.ndarray:
+    def _ranks(self, rng: np.random.Generator, pairs: int, n_groups: int, spread: bool) -> np.ndarray:
         """Return the place of every group in each order, ``[pair, group]``."""
-        keys = [rng.random((pairs, n_groups))]
-        if self.unions:
-            keys += [rng.random((pairs, n_groups))[:, union] for union in branches(self.unions, n_groups)[-2::-1]]
+        keys = []
+        for union in branches(self.unions, n_groups)[::-1]:
+            n = union.max() + 1
+            orders = spread_orders(rng, pairs, n) if spread else rng.random((pairs, n))
+            keys.append(orders[:, union])
         return np.lexsort(keys, axis=-1).argsort(axis=-1)
 
     def gathering(self, n_groups: int, n_slots: int, n_out: int) -> Means:
         """Return what takes the pairs."""
         return Means(n_slots, (n_groups, n_out))
+
+
+def spread_orders(rng: np.random.Generator, pairs: int, n: int) -> np.ndarray:
+    """Return random orders of *n*, ``[pair, n]``, of which the first n / 2 bring everyone to different places.
+
+    With their reverses, these bring everyone to every place once. Each order is still as likely as any other.
+    """
+    even = n + n % 2  # an odd number gets one more, which is left out in the end
+    half = even // 2
+    first, turned = rng.permutation(half), rng.random(half) < 0.5
+    first = np.where(turned, even - 1 - first, first)
+    place = np.concatenate([first, even - 1 - first])
+    turns = rng.permutation(half)[:pairs, None]
+    spread = place[(rng.permutation(even) + turns) % even][:, :n]
+    return np.concatenate([spread, rng.random((pairs - len(turns), n)).argsort(1)])
 
 
 def at_a_time(row_bytes: int, rows_each: int, n_slots: int) -> int:

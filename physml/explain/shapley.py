@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from physml._errors import closest, describe, refuse
-from physml.explain.blocks import Block, over_samples, samples_at_a_time
+from physml.explain.blocks import Block, advance, over_samples, samples_at_a_time
 from physml.explain.designs import Estimator
 from physml.explain.exact import EXACT_LIMIT, Exact
 from physml.explain.forest import attribute as of_trees
@@ -263,6 +263,7 @@ def _explain(
         left = one.prediction - one.base - share @ one.estimate
         out[2 * k : 2 * k + 3, s, cells] = left, one.prediction, one.base
         out[2 * k + 3 :, s] = np.array([one.rows, one.dof, one.converged])[: n_common - 3, None]
+        advance()
     return out
 
 
@@ -308,7 +309,7 @@ def _estimator(
             "pass nested=False for Shapley values",
         )
     if method == "auto":
-        method = "exact" if _affordable(n_groups, n_slots, stopping, unions) else "permutations"
+        method = "exact" if affordable(n_groups, n_slots, stopping, unions) else "permutations"
     if method == "exact":
         return ExactOwen(unions) if unions else Exact(EXACT_LIMIT if stopping.max_rows is None else MOST_EXACT)
     orders = FIRST_PAIRS if stopping.adaptive else PAIRS
@@ -319,7 +320,7 @@ def _estimator(
     return PairedKernel(pairs if pairs is not None else orders * max(n_groups - 1, 1), seed)
 
 
-def _affordable(n_groups: int, n_slots: int, stopping: Stopping, unions: Unions) -> bool:
+def affordable(n_groups: int, n_slots: int, stopping: Stopping, unions: Unions) -> bool:
     """Return whether all coalitions fit into the rows of one sample."""
     budget = EXACT_ROWS if stopping.max_rows is None else stopping.max_rows
     if unions:
