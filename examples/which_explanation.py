@@ -125,11 +125,11 @@ def main() -> None:
     from physml.explain import Explainer, groups, sanity, zero
     from physml.fields import FieldSpec
 
-    n, epochs, networks, pairs = (3000, 2, 1, (2, 4)) if chosen.short else (20_000, 12, 3, (2, 16))
+    n, epochs, networks, pairs = (3000, 2, 1, (2, 4)) if chosen.short else (20_000, 12, 3, (2, 8))
     clock = time.perf_counter()
     ds = separable.simulate(n + 1032)
     train, known = ds.isel(sample=slice(n)), ds.isel(sample=slice(2000))
-    test = ds.isel(sample=slice(n + 1000, n + (1008 if chosen.short else 1032)))
+    test = ds.isel(sample=slice(n + 1000, n + (1008 if chosen.short else 1024)))
     layout = FieldSpec("x", "x", sample_dim="sample", mask="ocean", area="cell_area").bind(ds)
     truth = separable.truth(test).attribution
 
@@ -137,7 +137,8 @@ def main() -> None:
     for name, error in exact_on_the_function(test, layout).items():
         print(f"{name:<36}{error:10.1e}")
 
-    maps, rows, single = {"truth": truth}, {}, []
+    maps, rows = {"truth": truth}, {}
+    each: dict[str, list[xr.DataArray]] = {"Shapley": [], "accumulated": []}
     for seed in range(networks):
         model = learn(train, seed, epochs)
         explainer = Explainer(model, zero(layout), groups(layout, cells=True), layout=layout, outputs=["y"])
@@ -148,11 +149,16 @@ def main() -> None:
             print(f"R2 of the network {skill:.3f}, after {time.perf_counter() - clock:.0f} s")
             for name, (field, cost) in explanations(explainer, known, test, pairs).items():
                 maps[name], rows[name] = field, cost
-        last = f"Shapley, {pairs[1]} pairs"
-        single.append(maps[last] if seed == 0 else explainer.groups.paint(explainer.shapley(test, pairs=pairs[1])).x)
+            each["Shapley"].append(maps[f"Shapley, {pairs[1]} pairs"])
+            each["accumulated"].append(maps["accumulated effects"])
+        else:
+            each["Shapley"].append(explainer.groups.paint(explainer.shapley(test, pairs=pairs[1])).x)
+            each["accumulated"].append(accumulated(explainer, known, test))
     if networks > 1:
-        maps[f"the same, {networks} networks"] = sum(single) / networks
-        rows[f"the same, {networks} networks"] = networks * rows[last]
+        for name, fields in each.items():
+            maps[f"{name}, {networks} networks"] = sum(fields) / networks
+        rows[f"Shapley, {networks} networks"] = networks * rows[f"Shapley, {pairs[1]} pairs"]
+        rows[f"accumulated, {networks} networks"] = f"{networks * 2000} once"
 
     scores = sanity.agreement(maps, over=("lat", "lon")).pearson.sel(explanation="truth").drop_sel(other="truth")
     print(f"{'correlation with the truth':<28}{'mean':>7}{'10 %':>7}{'90 %':>7}   model rows a sample")
@@ -170,8 +176,8 @@ def draw(maps: dict[str, xr.DataArray], scores: xr.DataArray, rows: dict, skill:
     """Return the figure: maps of one sample, each in its own standard deviations, and the correlations with their cost."""
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(14, 7.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.6, 1))
+    figure = plt.figure(figsize=(15, 7.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
     columns = 3
     lines = -(-len(maps) // columns)
     axes = left.subplots(lines, columns, sharex=True, sharey=True)
@@ -186,24 +192,32 @@ def draw(maps: dict[str, xr.DataArray], scores: xr.DataArray, rows: dict, skill:
         r = "" if name == "truth" else f"   r = {float(scores.sel(other=name).isel(sample=sample)):.2f}"
         axis.set_title(f"{name}{r}", fontsize=10, fontweight="bold" if name == "truth" else None)
         axis.set(xticks=[0, 120, 240, 360], yticks=[-60, 0, 60])
-    left.colorbar(image, ax=left.get_axes(), shrink=0.6, location="bottom", label="contribution over its standard deviation")
+    left.colorbar(
+        image,
+        ax=left.get_axes(),
+        shrink=0.6,
+        aspect=40,
+        location="bottom",
+        label="contribution over its standard deviation",
+    )
     left.suptitle("What each cell contributes, by method, in one sample", fontsize=13)
 
     axis = right.subplots()
     names = list(rows)[::-1]
     means = [float(scores.sel(other=n).mean()) for n in names]
     ends = np.array([np.quantile(scores.sel(other=n), [0.1, 0.9]) for n in names]).T
-    colours = ["#1f6fb4" if "Shapley" in n or "same" in n else "#7aa6d1" if "accum" in n else "#b0b7c3" for n in names]
+    colours = ["#1f6fb4" if "Shapley" in n else "#e08a3c" if "accum" in n else "#b0b7c3" for n in names]
     error = np.abs(ends - means)
     axis.barh(names, means, xerr=error, color=colours, error_kw={"ecolor": "0.35", "capsize": 3, "lw": 1})
     for i, name in enumerate(names):
         cost = f"{rows[name]:,}".replace(",", " ") if isinstance(rows[name], int) else rows[name]
-        axis.text(
-            max(ends[1, i], 0) + 0.02, i, f"{means[i]:.2f}   {cost} row{'s' * (cost != '1')}", va="center", fontsize=9
-        )
+        axis.text(1.02, i, f"{means[i]:.2f}", va="center", fontsize=10, fontweight="bold")
+        axis.text(1.22, i, cost, va="center", fontsize=9, color="0.3")
+    axis.text(1.02, len(names) - 0.35, "mean", fontsize=9)
+    axis.text(1.22, len(names) - 0.35, "model rows\na sample", fontsize=9, color="0.3")
     axis.axvline(0, color="0.3", lw=0.8)
-    axis.set(xlim=(min(-0.3, ends[0].min() - 0.03), 1.35), xlabel="correlation with the truth over the ocean")
-    axis.set_xticks(np.arange(-0.2, 1.01, 0.2))
+    axis.set(xlim=(min(-0.3, ends[0].min() - 0.03), 1.6), xlabel="correlation with the truth over the ocean")
+    axis.set_xticks(np.arange(-0.4, 1.01, 0.2))
     axis.spines[["top", "right"]].set_visible(False)
     right.suptitle(
         f"Mean of {scores.sizes['sample']} samples, bars from 10 to 90 %; network R² {skill:.2f}", fontsize=13
