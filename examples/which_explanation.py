@@ -212,11 +212,11 @@ def draw(maps: dict[str, xr.DataArray], scores: xr.DataArray, rows: dict, skill:
     for i, name in enumerate(names):
         cost = f"{rows[name]:,}".replace(",", " ") if isinstance(rows[name], int) else rows[name]
         axis.text(1.02, i, f"{means[i]:.2f}", va="center", fontsize=10, fontweight="bold")
-        axis.text(1.22, i, cost, va="center", fontsize=9, color="0.3")
+        axis.text(1.36, i, cost, va="center", fontsize=9, color="0.3")
     axis.text(1.02, len(names) - 0.35, "mean", fontsize=9)
-    axis.text(1.22, len(names) - 0.35, "model rows\na sample", fontsize=9, color="0.3")
+    axis.text(1.36, len(names) - 0.35, "model rows\na sample", fontsize=9, color="0.3")
     axis.axvline(0, color="0.3", lw=0.8)
-    axis.set(xlim=(min(-0.3, ends[0].min() - 0.03), 1.6), xlabel="correlation with the truth over the ocean")
+    axis.set(xlim=(min(-0.3, ends[0].min() - 0.03), 1.75), xlabel="correlation with the truth over the ocean")
     axis.set_xticks(np.arange(-0.4, 1.01, 0.2))
     axis.spines[["top", "right"]].set_visible(False)
     right.suptitle(
