@@ -11,6 +11,7 @@ from physml.explain.groups import Groups as Groups
 from physml.explain.groups import groups as groups
 
 if TYPE_CHECKING:
+    from physml.explain.accumulated import ale as ale
     from physml.explain.baselines import Baseline as Baseline
     from physml.explain.baselines import climatology as climatology
     from physml.explain.baselines import given as given
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from physml.explain.baselines import reference_period as reference_period
     from physml.explain.baselines import samples as samples
     from physml.explain.baselines import zero as zero
+    from physml.explain.curves import ice as ice
+    from physml.explain.curves import partial_dependence as partial_dependence
     from physml.explain.exact import Exact as Exact
     from physml.explain.explainer import Explainer as Explainer
+    from physml.explain.importance import permutation_importance as permutation_importance
     from physml.explain.interactions import ExactInteractions as ExactInteractions
     from physml.explain.interactions import PairedPaths as PairedPaths
     from physml.explain.kernel import PairedKernel as PairedKernel
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from physml.explain.targets import field as field
 
 _HOMES = {
+    "accumulated": ("ale",),
     "baselines": (
         "Baseline",
         "climatology",
@@ -47,17 +52,33 @@ _HOMES = {
         "samples",
         "zero",
     ),
+    "curves": (
+        "ice",
+        "partial_dependence",
+    ),
     "exact": ("Exact",),
     "explainer": ("Explainer",),
-    "interactions": ("ExactInteractions", "PairedPaths"),
+    "importance": ("permutation_importance",),
+    "interactions": (
+        "ExactInteractions",
+        "PairedPaths",
+    ),
     "kernel": ("PairedKernel",),
     "models": ("on_tensors",),
     "optimal": ("backward_optimisation",),
     "owen": ("ExactOwen",),
     "permutations": ("PairedPermutations",),
     "reconstruction": ("novelty",),
-    "shapley": ("interval", "shapley_values"),
-    "targets": ("area_mean", "box_mean", "cell", "field"),
+    "shapley": (
+        "interval",
+        "shapley_values",
+    ),
+    "targets": (
+        "area_mean",
+        "box_mean",
+        "cell",
+        "field",
+    ),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

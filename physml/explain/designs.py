@@ -87,8 +87,11 @@ class Estimator(Protocol):
     def fewest(self, n_groups: int) -> int:
         """Return the least number of replicates that make an estimate with an error."""
 
-    def design(self, n_groups: int, n_slots: int, sample: int, *, pairs: int | None = None, draw: int = 0) -> Design:
-        """Return a plan for one sample: *pairs* replicates, the *draw*-th that are drawn for it."""
+    def most(self, n_groups: int, n_slots: int) -> float:
+        """Return the greatest number of replicates that differ."""
+
+    def design(self, n_groups: int, n_slots: int, sample: int, *, pairs: int | None = None, start: int = 0) -> Design:
+        """Return a plan for one sample: *pairs* replicates, after *start* that it had before."""
 
     def gathering(self, n_groups: int, n_slots: int, n_out: int) -> Gathering:
         """Return what takes the replicates."""

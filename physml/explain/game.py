@@ -19,8 +19,10 @@ from physml.explain.targets import Measure
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
-BATCH_BYTES = 4 * 2**20
-"""Input bytes of one batch unless batch_rows is given: convolutions run fastest while a batch stays in the cache."""
+BATCH_BYTES = 3 * 2**19
+"""Input bytes of one batch unless batch_rows is given: convolutions run fastest while their activations stay in the cache."""
+FEW_ROWS = 8
+"""Rows below which a batch is not cut for the sake of the cache alone."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def valued(adapted: Adapted, measure: Measure) -> Forward:
 
 def default_rows(row_bytes: int) -> int:
     """Return the number of rows in a batch for inputs of this size."""
-    return int(np.clip(BATCH_BYTES // max(row_bytes, 1), 1, 1024))
+    row_bytes = max(row_bytes, 1)
+    return int(np.clip(max(BATCH_BYTES // row_bytes, min(FEW_ROWS, 16 * BATCH_BYTES // row_bytes)), 1, 1024))
 
 
 def coalition_values(
@@ -118,9 +121,10 @@ def coalition_values(
         done = 0
         while done < len(present):
             n = min(batch_rows - filled, len(present) - done)
-            rows = buffer[filled : filled + n]
-            np.take(background, request.slots[done : done + n], axis=0, out=rows, mode="clip")
-            np.copyto(rows, request.inputs, where=present[done : done + n].take(owner, axis=1))
+            slots = request.slots[done : done + n]
+            absent = background[slots[0]] if (slots == slots[0]).all() else background[slots]
+            here = present[done : done + n].take(owner, axis=1)
+            buffer[filled : filled + n] = np.where(here, request.inputs, absent)
             pending.append((number, n))
             done, filled = done + n, filled + n
             if filled == batch_rows:

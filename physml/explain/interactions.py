@@ -67,8 +67,12 @@ class ExactInteractions:
         """Return 1."""
         return 1
 
+    def most(self, n_groups: int, n_slots: int) -> float:
+        """Return no bound."""
+        return math.inf
+
     def design(
-        self, n_groups: int, n_slots: int, sample: int = 0, *, pairs: int | None = None, draw: int = 0
+        self, n_groups: int, n_slots: int, sample: int = 0, *, pairs: int | None = None, start: int = 0
     ) -> Design:
         """Return all coalitions with every baseline row."""
         accept(n_groups, self.limit)
@@ -132,13 +136,17 @@ class PairedPaths:
         """Return 2."""
         return 2
 
+    def most(self, n_groups: int, n_slots: int) -> float:
+        """Return no bound."""
+        return math.inf
+
     def design(
-        self, n_groups: int, n_slots: int, sample: int = 0, *, pairs: int | None = None, draw: int = 0
+        self, n_groups: int, n_slots: int, sample: int = 0, *, pairs: int | None = None, start: int = 0
     ) -> Design:
         """Return the paths with the groups renamed at random."""
         coalitions, weights, full, empty = _paths(n_groups)
         index = pair_index(n_groups)
-        rng = np.random.default_rng([self.seed, sample, draw])
+        rng = np.random.default_rng([self.seed, sample, start])
         pairs = -(-(self.pairs if pairs is None else pairs) // n_slots) * n_slots
         slots = deal(rng, pairs, n_slots)
         names = rng.permuted(np.tile(np.arange(n_groups), (pairs, 1)), axis=1)

@@ -51,8 +51,12 @@ class ExactOwen:
         """Return 1."""
         return 1
 
+    def most(self, n_groups: int, n_slots: int) -> float:
+        """Return no bound."""
+        return math.inf
+
     def design(
-        self, n_groups: int, n_slots: int, sample: int = 0, *, pairs: int | None = None, draw: int = 0
+        self, n_groups: int, n_slots: int, sample: int = 0, *, pairs: int | None = None, start: int = 0
     ) -> Design:
         """Return the coalitions with every baseline row.
 

@@ -7,6 +7,7 @@ Mitchell, R. et al. (2022), Sampling permutations for Shapley value estimation, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,13 +60,17 @@ class PairedPermutations:
         """Return 2."""
         return 2
 
+    def most(self, n_groups: int, n_slots: int) -> float:
+        """Return no bound."""
+        return math.inf
+
     def design(
-        self, n_groups: int, n_slots: int, sample: int = 0, *, pairs: int | None = None, draw: int = 0
+        self, n_groups: int, n_slots: int, sample: int = 0, *, pairs: int | None = None, start: int = 0
     ) -> Design:
         """Return prefixes of random orders and of their reverses."""
-        rng = np.random.default_rng([self.seed, sample, draw])
+        rng = np.random.default_rng([self.seed, sample, start])
         pairs = -(-(self.pairs if pairs is None else pairs) // n_slots) * n_slots
-        rank = self._ranks(rng, pairs, n_groups, spread=not draw)
+        rank = self._ranks(rng, pairs, n_groups, spread=not start)
         slots = deal(rng, pairs, n_slots)
         both = np.stack([rank, n_groups - 1 - rank], axis=1)[:, :, None, :]
         size = np.arange(1, n_groups)[:, None]

@@ -78,7 +78,7 @@ class Stopping:
                 )
             return 1
         least = math.ceil(estimator.fewest(n_groups) / n_slots) * n_slots
-        if self.limit(each, n_slots) < least:
+        if self.limit(estimator, n_groups, n_slots) < least:
             refuse(
                 f"max_rows are too few for {estimator.name}",
                 f">= {1 + least * each} for {n_groups} groups and {n_slots} baseline rows",
@@ -86,14 +86,15 @@ class Stopping:
                 "raise max_rows, merge groups, or compare with fewer baseline rows",
             )
         wanted = math.ceil(max(estimator.pairs, least) / n_slots) * n_slots
-        return int(min(wanted, self.limit(each, n_slots)))
+        return int(min(wanted, self.limit(estimator, n_groups, n_slots)))
 
-    def limit(self, rows_each: int, n_slots: int) -> float:
+    def limit(self, estimator: Estimator, n_groups: int, n_slots: int) -> float:
         """Return the number of replicates that the model rows allow, all baseline rows equally often."""
+        each, most = estimator.rows_each(n_groups, n_slots), min(estimator.most(n_groups, n_slots), 1e6)
         max_rows = MAX_ROWS if self.max_rows is None and self.adaptive else self.max_rows
-        if max_rows is None or not rows_each:
-            return 1e6
-        return (max_rows - 1) // rows_each // n_slots * n_slots
+        if max_rows is None or not each:
+            return most
+        return min(most, (max_rows - 1) // each // n_slots * n_slots)
 
     def met(self, phi: np.ndarray, stderr: np.ndarray, dof: int) -> bool:
         """Return whether the estimates of one sample are good enough."""
@@ -147,9 +148,9 @@ class Sampled:
         self.slots, self._number = slots, number
         self._each = estimator.rows_each(n_groups, len(slots))
         self._target = stopping.first(estimator, n_groups, len(slots))
-        self._most = stopping.limit(self._each, len(slots))
+        self._most = stopping.limit(estimator, n_groups, len(slots))
         self._held = at_a_time(3 * n_groups, self._each, len(slots))
-        self._drawn = self._draws = 0
+        self._drawn = 0
         self.rows = 1
         self._design: Design | None = None
         self._accumulator: Accumulator | None = None
@@ -163,10 +164,9 @@ class Sampled:
             len(self.slots),
             self._number,
             pairs=None if self._estimator.pairs is None else pairs,
-            draw=self._draws,
+            start=self._drawn,
         )
         self._drawn += design.replicates
-        self._draws += 1
         self.rows += len(design.coalitions)
         self._design = design
         coalitions, slots = design.coalitions, self.slots[design.slot]

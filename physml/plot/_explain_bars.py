@@ -158,6 +158,10 @@ def importance(
     names = [str(n) for n in first["group"].values[order]]
     axes, told = common.row_axes(names, width=6.4 if len(tables) == 1 else 4.6, head=2.0, columns=len(tables))
     shades = style.palette(tables) | dict(colors or {})
+    units = {k: style.units_of(t["importance"]) for k, t in tables.items()}
+    labels = {k: f"{t['importance'].attrs.get('long_name') or 'importance'}{units[k]}" for k, t in tables.items()}
+    labels = {k: style.wrapped(label, 60 if len(tables) == 1 else 40) for k, label in labels.items()}
+    together = len(tables) > 1 and len(set(labels.values())) == 1
     for ax, (kind, table) in zip(np.atleast_1d(axes), tables.items(), strict=True):
         table = table.sel(group=names)
         values = table["importance"].values.astype("float64")
@@ -172,17 +176,19 @@ def importance(
         rows = [_Row(n, v, 0.0, i) for i, (n, v) in enumerate(zip(names, values, strict=True))]
         for row, low, high in zip(rows, *ends, strict=True):
             row.reach = (min(low, row.value), max(high, row.value))
-        _ends(ax, rows, False, None, common.row_type(names))
+        _ends(ax, rows, False, None, common.row_type(names), room=0.18 if len(tables) == 1 else 0.32)
         if "rank" in table.coords or "rank" in table:
             for i, rank in enumerate(table["rank"].values):
                 text = {"fontsize": style.TICK, "color": style.FAINT, "va": "center", "ha": "left"}
                 ax.text(1.01, i, f"{int(rank)}.", transform=ax.get_yaxis_transform(), **text)
-        label = table["importance"].attrs.get("long_name") or "importance"
-        label = style.wrapped(f"{label}{style.units_of(table['importance'])}", 60 if len(tables) == 1 else 40)
+        label = "" if together else labels[kind]
         common.finish_rows(ax, told, range(len(names)), label, common.row_type(names))
         ax.set_title(kind, fontsize=style.LABEL, color=style.INK)
         ax.set_ylim(len(names) - 0.45, -0.55)
-    return common.titled(np.atleast_1d(axes)[0], title)
+    figure = common.titled(np.atleast_1d(axes)[0], title)
+    if together:
+        figure.supxlabel(style.wrapped(labels[kind].replace("\n", " "), 90), fontsize=style.LABEL, color=style.INK)
+    return figure
 
 
 class _Row:
@@ -228,18 +234,21 @@ def _sums(row: _Row, each: np.ndarray, keeps_sign: bool) -> np.ndarray:
     return total if keeps_sign else np.abs(total)
 
 
-def _ends(ax: Axes, rows: list[_Row], keeps_sign: bool, dots: np.ndarray | None, size: float) -> None:
+def _ends(
+    ax: Axes, rows: list[_Row], keeps_sign: bool, dots: np.ndarray | None, size: float, room: float = 0.18
+) -> None:
     """Draw the whiskers, write the values beside them, and leave room for both."""
     low = min([0.0, *(r.reach[0] for r in rows)])
     high = max([0.0, *(r.reach[1] for r in rows)])
     if dots is not None:
         low, high = min(low, float(np.nanmin(dots))), max(high, float(np.nanmax(dots)))
     for i, row in enumerate(rows):
-        side = 1 if row.value >= 0 else -1
+        # Numbers of bars that are all to point one way stand on one side, also where one misses zero.
+        side = 1 if row.value >= 0 or not keeps_sign else -1
         if row.half > 0:
             ax.errorbar(row.value, i, xerr=row.half, fmt="none", ecolor=style.INK, elinewidth=1.8, capsize=4, zorder=4)
         text = common.signed_text(row.value) if keeps_sign else common.plain_text(row.value, 3)
-        end = row.reach[1] if side > 0 else row.reach[0]
+        end = max(row.reach[1], 0.0) if side > 0 else row.reach[0]
         more: dict[str, Any] = {"va": "center", "fontsize": size, "color": style.INK}
         more |= {"ha": "left" if side > 0 else "right", "textcoords": "offset points"}
         if dots is not None:
@@ -247,9 +256,10 @@ def _ends(ax: Axes, rows: list[_Row], keeps_sign: bool, dots: np.ndarray | None,
             ax.annotate(text, (1.0, i), xytext=(6, 0), xycoords=("axes fraction", "data"), **more | {"ha": "left"})
             continue
         ax.annotate(text, (end, i), xytext=(7 * side, 0), **more)
-    room = (0.04 if dots is not None else 0.18) * (high - low) or 1.0
-    below = any(r.value < 0 for r in rows)
-    ax.set_xlim(low - room * below, high + room * any(r.value >= 0 for r in rows))
+    room = (0.04 if dots is not None else room) * (high - low) or 1.0
+    left = 1.0 if keeps_sign and any(r.value < 0 for r in rows) else 0.2 if low < 0 else 0.0
+    right = 1.0 if not keeps_sign or any(r.value >= 0 for r in rows) else 0.0
+    ax.set_xlim(low - room * left, high + room * right)
 
 
 def _importance(result: xr.Dataset, kind: str) -> xr.Dataset:

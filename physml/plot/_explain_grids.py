@@ -24,7 +24,7 @@ WRITTEN = 12
 def interactions(result: xr.Dataset, *, signed: bool = True, title: str | None = None) -> Figure:
     """Draw the interactions of groups as a matrix; the diagonal holds what each group adds alone.
 
-    Numbers whose 95 % interval holds zero are grey.
+    Numbers whose 95 % interval holds zero stand in brackets.
 
     Parameters
     ----------
@@ -75,7 +75,10 @@ def interactions(result: xr.Dataset, *, signed: bool = True, title: str | None =
     figure = style.new_figure(n * cell + margin + 2.4, n * cell + 1.2 + (0.3 if numbered else 0.75 * margin))
     ax = figure.subplots()
     values = matrix.values.astype("float64")
-    end = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    # The colours are for the pairs: what a group adds alone is often far more, and may lie beyond them.
+    pairs = np.abs(values[~np.eye(n, dtype=bool)])
+    end = float(np.nanmax(pairs, initial=0.0)) or float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    beyond = "both" if float(np.nanmax(np.abs(values), initial=0.0)) > end else "neither"
     image = ax.imshow(values, cmap="RdBu_r", vmin=-end, vmax=end)
     ax.patch.set(hatch="////", edgecolor="#9A9A9A", linewidth=0)
     if numbered:
@@ -92,14 +95,15 @@ def interactions(result: xr.Dataset, *, signed: bool = True, title: str | None =
     if n <= WRITTEN:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
-                shade = "white" if abs(value) > 0.6 * end else style.INK if sure[i, j] or not value else "#8A8A8A"
-                text = common.plain_text(value, 2)
+                shade = "white" if abs(value) > 0.6 * end else style.INK
+                text = _cell_text(value, end)
+                text = text if sure[i, j] or not value else f"({text})"
                 ax.text(j, i, text, ha="center", va="center", fontsize=style.TICK, color=shade)
     if n <= WRITTEN and (~sure & (matrix.values != 0)).any():
-        note = "grey numbers: the 95 % interval holds zero"
+        note = "in brackets: the 95 % interval holds zero"
         figure.supxlabel(note, fontsize=style.TICK, color=style.FAINT)
         figure.set_figheight(figure.get_figheight() + 0.3)
-    bar = figure.colorbar(image, ax=ax, pad=0.02, fraction=0.045, aspect=28)
+    bar = figure.colorbar(image, ax=ax, pad=0.02, fraction=0.045, aspect=28, extend=beyond)
     what = "interaction" if not rest else "mean interaction" if signed else "mean absolute interaction"
     bar.set_label(f"{what}{style.units_of(found)}", fontsize=style.LABEL, color=style.INK)
     bar.ax.tick_params(labelsize=style.TICK, colors=style.INK, length=3)
@@ -158,8 +162,7 @@ def effect_map(effect: xr.Dataset, *, title: str | None = None, ax: Axes | None 
     signs = bool(np.nanmin(values, initial=0.0) < 0 < np.nanmax(values, initial=0.0))
     end = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     ends = {"cmap": "RdBu_r", "vmin": -end, "vmax": end} if signs else {"cmap": "viridis"}
-    shading = "nearest" if across is x else "flat"
-    image = ax.pcolormesh(x, y, values, shading=shading, rasterized=True, **ends)
+    image = ax.pcolormesh(x, y, values, shading="nearest" if across is x else "flat", rasterized=True, **ends)
     frame = ax.axis()
     notes = [] if np.isfinite(values).all() else ["hatched: no data"]
     dots = effect["rug"] if "rug" in effect and effect["rug"].ndim >= 2 else None
@@ -174,7 +177,7 @@ def effect_map(effect: xr.Dataset, *, title: str | None = None, ax: Axes | None 
         axis = next(d for d in dots.dims if dots.sizes[d] == 2)
         pairs = dots.transpose(axis, ...).values.reshape(2, -1)
         pairs = pairs[:, np.unique(np.linspace(0, pairs.shape[1] - 1, min(pairs.shape[1], DOTS)).round().astype(int))]
-        ax.scatter(*pairs, s=9, color=style.INK, alpha=0.35, linewidth=0)
+        ax.scatter(pairs[0], pairs[1], s=14, color=style.INK, alpha=0.5, linewidth=0)
         notes.append("dots: data")
     ax.axis(frame)
     style.style_axes(ax, style.with_units(effect[first]), style.with_units(effect[second]))
@@ -186,6 +189,15 @@ def effect_map(effect: xr.Dataset, *, title: str | None = None, ax: Axes | None 
     bar.ax.tick_params(labelsize=style.TICK, colors=style.INK, length=3)
     bar.outline.set_visible(False)
     return common.titled(ax, title)
+
+
+def _cell_text(value: float, end: float) -> str:
+    """Return a number that fits a cell, with two digits of the largest."""
+    if not 1e-3 <= end < 1e4:
+        return common.plain_text(value, 2)
+    decimals = max(0, 1 - int(np.floor(np.log10(end))))
+    text = f"{value:.{decimals}f}"
+    return "0" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _rectangle(*args: Any, **kwargs: Any) -> Any:

@@ -137,8 +137,8 @@ def waterfall(attribution: xr.Dataset, *, show: int = 12, title: str | None = No
     rows = ["baseline", *names, "prediction"]
     ax, told = (ax, common.fitted(rows)) if ax is not None else common.row_axes(rows, width=8.0)
     start = base + np.concatenate([[0.0], np.cumsum(steps)])
-    low, high = min(start.min(), end), max(start.max(), end)
-    low, high = (float(f([low, *(start[1:] - s * halves), *(start[1:] + s * halves)])) for f, s in ((min, 1), (max, 1)))
+    low = float(min(start.min(), end, *(start[1:] - halves)))
+    high = float(max(start.max(), end, *(start[1:] + halves)))
     room = 0.17 * (high - low) or 1.0
     ax.set_xlim(low - room, high + room)
     for i, (step, half) in enumerate(zip(steps, halves, strict=True), 1):

@@ -91,9 +91,14 @@ def channel_names(data: xr.DataArray) -> list[str]:
     told = [parts.pop("variable")]
     told += [c for c in parts.values() if len({str(v) for v in c.values}) > 1]
 
+    def word(c: xr.DataArray, i: int) -> str:
+        if c.name == "offset" and c.dtype.kind in "iu":
+            return f"t{c.values[i]:+d}" if c.values[i] else "t"
+        return entry(c, i)
+
     def name(i: int) -> str:
-        words = [entry(c, i) for c in told if c.dtype.kind != "f" or np.isfinite(c.values[i])]
-        return re.sub(r"(?<= )-(?=\d)", "\N{MINUS SIGN}", ", ".join(words))
+        words = [word(c, i) for c in told if c.dtype.kind != "f" or np.isfinite(c.values[i])]
+        return re.sub(r"(?<= )-(?=\d)|(?<=\bt)-(?=\d)", "\N{MINUS SIGN}", ", ".join(words))
 
     return [name(i) for i in range(data.sizes["channel"])]
 

@@ -105,7 +105,7 @@ def explain_run(
     )
     explainer.chosen = samples
     names = explainer.players.names
-    say(f"{len(names)} groups: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
+    say(f"{len(names)} groups: {'; '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
     say(f"target: {explainer.measure.label}; baseline: {explainer.baseline.name}")
     ds = _in_memory(prepared, network.layout.spec.inputs)
     result, cells = attribute(explainer, ds, settings.read_call(method, "method"), seed)

@@ -88,4 +88,8 @@ def _named(layout: Layout, members: list[int]) -> str:
     chosen = [layout.inputs[i] for i in members]
     variables = list(dict.fromkeys(c.name for c in chosen))
     whole = all(sum(c.name == v for c in layout.inputs) == sum(c.name == v for c in chosen) for v in variables)
-    return ", ".join(variables if whole else map(str, chosen))
+    if whole:
+        return ", ".join(variables)
+    if len(variables) == 1 and not any(c.level for c in chosen):
+        return ", ".join([*variables, *(f"t{c.offset:+d}".removesuffix("+0") for c in chosen)])
+    return ", ".join(map(str, chosen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +61,6 @@ def explanation_section(
     ValueError
         Where the Dataset holds no attribution by group.
     """
-    result = style.attribution_of(result)
     drawn = explanation_figures(result, **drawing) if figures is None else figures
     text = "\n\n".join(t for t in (before, explanation_text(result)) if t)
     report.section(heading, text, list(drawn.values()), explanation_table(result, table))
@@ -69,18 +69,19 @@ def explanation_section(
 
 def explanation_text(result: xr.Dataset) -> str:
     """Return what was asked, how it was answered, and how sure the answer is, in sentences."""
-    result = style.attribution_of(result)
+    whole, result = result, style.attribution_of(result)
     phi, attrs = result["attribution"], result.attrs
     units = style.units_of(phi).strip(" []")
     target, baseline = attrs.get("target", "the prediction"), attrs.get("baseline", "not recorded")
     asked = (
-        f"Asked was what each of {phi.sizes['group']} groups of inputs adds to {target}{_samples(result)}. "
+        f"Asked was what each of {phi.sizes['group']} groups of inputs adds to {target}{_samples(result, whole)}. "
         f"A group that is absent is filled from the baseline: {baseline}."
     )
     how = f"Method: {attrs.get('method', 'not recorded')}"
-    if "tol" in attrs or "rtol" in attrs:
-        wide = [f"{float(attrs['tol']):g} {units}".strip()] if "tol" in attrs else []
-        wide += [f"{100 * float(attrs['rtol']):g} % of the largest contribution"] if "rtol" in attrs else []
+    tol, rtol = (attrs.get(n) for n in ("tol", "rtol"))
+    if "converged" in result and any(isinstance(t, Real) for t in (tol, rtol)):
+        wide = [f"{tol:g} {units}".strip()] if isinstance(tol, Real) else []
+        wide += [f"{100 * rtol:g} % of the largest contribution"] if isinstance(rtol, Real) else []
         how += f", until the half-width of every interval is below {' and '.join(wide)}"
     if "rows" in attrs:
         each = f", {_count(attrs['rows_per_sample'])} for each sample" if "rows_per_sample" in attrs else ""
@@ -188,14 +189,16 @@ def _one(result: xr.Dataset, outer: list[Any], sample: Mapping[str, Any] | None)
     return result.isel({d: [int(i)] for d, i in zip(away.dims, at, strict=True)})
 
 
-def _samples(result: xr.Dataset) -> str:
-    """Return how many samples, and from when to when."""
+def _samples(result: xr.Dataset, whole: xr.Dataset) -> str:
+    """Return how many samples, and from when to when; *whole* still has the dimensions of one entry."""
     phi = result["attribution"]
     outer = intervals.samples_of(result)
     space = [d for d in phi.dims if d != "group" and d not in outer]
     where = ", cell by cell" if space else ""
     if not outer:
-        return f"{where} for one sample"
+        single = [d for d in intervals.samples_of(whole) if d in whole.coords and whole.sizes[d] == 1]
+        named = ", ".join(style.entry(whole[d], 0) for d in single)
+        return f"{where} for one sample{f', {named}' if named else ''}"
     count = int(np.prod([phi.sizes[d] for d in outer]))
     dated = next((d for d in outer if d in phi.coords and phi[d].dtype.kind in "MO"), None)
     if dated is None or phi.sizes[dated] < 2:

@@ -31,5 +31,6 @@ def test_streaming_mixes_rows_and_calls_with_one_shape(batch_rows):
 
 def test_default_batches_are_bounded_by_bytes():
     assert default_rows(10) == 1024
-    assert default_rows(32 * 64 * 3 * 4) == 170
+    assert default_rows(32 * 64 * 3 * 4) == 64
+    assert default_rows(10**6) == 8
     assert default_rows(10**9) == 1

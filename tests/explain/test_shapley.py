@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from physml.explain import Exact, ExactOwen, PairedKernel, PairedPermutations, shapley_values
+from physml.explain.coalitions import kernel_mass, sizes_in_turn
 from physml.explain.designs import all_coalitions
 from physml.explain.exact import shapley_matrix
 from physml.explain.permutations import spread_orders
@@ -118,7 +119,7 @@ def test_pairs_are_exact_where_pairs_of_players_interact(estimator):
     [(PairedPermutations, lambda p: p - 1), (lambda p, s: PairedKernel(9 * p, s), lambda p: 9 * (p - 1))],
     ids=["permutations", "kernel"],
 )
-@pytest.mark.parametrize("pairs", [5, 20, 85])
+@pytest.mark.parametrize("pairs", [5, 20, 45])
 def test_estimates_are_unbiased_and_their_intervals_cover(estimator, dof, pairs):
     n, draws = 10, 200
     rng = np.random.default_rng(0)
@@ -154,6 +155,28 @@ def test_differences_between_baseline_rows_are_no_error_of_their_mean():
     np.testing.assert_allclose(phi[:, 0], worth.mean(0), atol=1e-14)
     np.testing.assert_allclose(stderr, 0, atol=1e-14)
     assert dof == 3
+
+
+def test_the_kernel_is_exact_with_all_coalitions_and_takes_none_twice():
+    values = np.random.default_rng(0).normal(size=32)
+    kernel = PairedKernel(15, 3)
+    phi, stderr = shapley_values(table(values), 5, kernel)
+    np.testing.assert_allclose(phi, shapley_values(table(values), 5)[0], rtol=1e-11)
+    assert not stderr.any()
+    assert len(np.unique(kernel.design(5, 1).coalitions, axis=0)) == 30
+    parts = [kernel.design(6, 1, 4, pairs=n, start=s).coalitions for s, n in ((0, 9), (9, 4), (13, 18))]
+    assert len(np.unique(np.concatenate(parts), axis=0)) == 62
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_more_coalitions_never_mean_fewer_of_one_size(once):
+    shares = kernel_mass(9)
+    np.testing.assert_allclose(shares * [8, 14, 18, 20], shares[0] * 8, rtol=1e-14)
+    counts = np.array([np.bincount(sizes_in_turn(9, n, once), minlength=5)[1:] for n in range(1, 256)])
+    assert (np.diff(counts, axis=0) >= 0).all()
+    np.testing.assert_array_equal(counts.sum(1), np.arange(1, 256))
+    if not once:
+        assert (abs(counts - shares * np.arange(1, 256)[:, None]) < 1.5).all()
 
 
 def test_coalitions_that_are_alike_have_no_error_that_is_known():

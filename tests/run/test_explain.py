@@ -15,7 +15,7 @@ from physml.explain import groups, zero
 from physml.explain.explainer import Explainer
 from physml.report import Report
 from physml.run import explain_settings as settings
-from physml.run.explain import Chosen, explain_run, read_baseline
+from physml.run.explain import Chosen, attribute, explain_run, read_baseline
 from physml.run.explain_fields import input_anomalies, painted
 from physml.run.explain_report import explanation_section, explanation_table, explanation_text
 
@@ -196,6 +196,46 @@ def test_the_text_tells_exact_values_from_estimates_and_what_is_left_over():
     stopped = result(0.02, converged=("time", [True, False, True]))
     assert "1 of 3 samples did not reach the tolerance" in explanation_text(stopped)
     assert "every sample reached the tolerance" in explanation_text(result(0.02, converged=("time", [True] * 3)))
+
+
+def test_one_sample_is_named_by_its_date():
+    assert "for one sample, 2000-02-01" in explanation_text(result().isel(time=[1]))
+    assert "for one sample." in explanation_text(result().isel(time=1, drop=True))
+
+
+def test_derivatives_give_cells_and_their_sums_over_the_groups(ds, model, monkeypatch):
+    explainer = Explainer(model, zero(model.layout), groups(model.layout), "sst")
+    packed = model.layout.pack(ds, "inputs").transpose("channel", "time", "lat", "lon")
+    asked = []
+
+    def gradients(self, ds, kind, **more):
+        asked.append((kind, more))
+        return packed.drop_vars("channel").to_dataset(name="attribution")
+
+    monkeypatch.setattr(Explainer, "gradients", gradients)
+    found, cells = attribute(explainer, ds, settings.read_call("gradients(kind=saliency, steps=8)", "method"), 0)
+    assert asked == [("saliency", {"steps": 8})]
+    expected = packed.isel(channel=2).where(ds.wet).sum(("lat", "lon"))
+    np.testing.assert_allclose(found.attribution.sel(group="wind"), expected, rtol=1e-5)
+    assert cells.attribution.dims == ("channel", "time", "lat", "lon")
+    with pytest.raises(ValueError, match="no argument 'piars'; did you mean 'pairs'"):
+        attribute(explainer, ds, settings.read_call("permutations(piars=8)", "method"), 0)
+
+
+@pytest.mark.long
+def test_data_too_large_for_memory_are_explained_block_by_block_to_the_same_numbers(files, explained, monkeypatch):
+    monkeypatch.setattr("physml.run.explain.IN_MEMORY", 0)
+    out = explain_run(
+        files / "model.keras",
+        str(files / "sst.nc"),
+        files / "lazy",
+        target="box_mean(sst, lat=-30:30, lon=120:240)",
+        groups="{variable: true, region: {north: north}, rest: south}",
+        baseline="samples(3)",
+        samples="2001:2001",
+    )
+    with xr.open_dataset(out / "explanation.nc") as lazy:
+        xr.testing.assert_allclose(lazy.load().drop_attrs(), explained[1].drop_attrs(), rtol=1e-5, atol=1e-6)
 
 
 def test_the_table_is_ordered_and_has_units_and_intervals():
