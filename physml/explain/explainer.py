@@ -243,3 +243,11 @@ class Explainer:
         from physml.explain.gradients import attribute
 
         return attribute(self, ds, kind, **settings)
+
+    def backward_optimisation(
+        self, start: xr.Dataset, aim: str | float = "greatest", *, background: xr.Dataset, **settings: Any
+    ) -> xr.Dataset:
+        """Return the nearest inputs that make the target great, small, or a value; see :mod:`physml.explain.optimal`."""
+        from physml.explain.optimal import backward_optimisation
+
+        return backward_optimisation(self, start, aim, background=background, **settings)
