@@ -16,12 +16,13 @@ from physml.explain.blocks import Block, over_samples, samples_at_a_time
 from physml.explain.game import default_rows
 from physml.explain.gradients.kinds import Kind
 from physml.explain.gradients.occlusion import Occlusion, by_groups
-from physml.explain.gradients.work import Work
+from physml.explain.gradients.work import Work, keras_of
 from physml.explain.result import Part, label
 from physml.provenance import same_units
 
 if TYPE_CHECKING:
     from physml.explain.explainer import Explainer
+    from physml.explain.models import Adapted
     from physml.layout import Layout
 
 KINDS = {
@@ -164,11 +165,11 @@ def _check(explainer: Explainer, kind: str, chosen: Kind, grouped: bool) -> None
             type(explainer.model).__name__,
             "use .shapley(...) or kind='occlusion', which need values only",
         )
-    if chosen.network and adapted.network is None:
+    if chosen.network and (why := _opaque(adapted, chosen)):
         refuse(
             f"kind {kind!r} looks into the layers of a network",
-            "a FieldModel or a Keras model",
-            type(explainer.model).__name__,
+            "a Keras model of one input",
+            why,
             "use kind='integrated'",
         )
     if measure.dims and not grouped:
@@ -185,6 +186,18 @@ def _check(explainer: Explainer, kind: str, chosen: Kind, grouped: bool) -> None
             "a function of the output Dataset",
             "choose one of these, or use .shapley(...) or kind='occlusion'",
         )
+
+
+def _opaque(adapted: Adapted, chosen: Kind) -> str | None:
+    """Return what keeps a kind from looking into a model; None if nothing does."""
+    if adapted.network is not None:
+        return None
+    model = keras_of(adapted)
+    if model is None:
+        return adapted.name
+    if len(model.inputs) > 1:
+        return f"{model.name!r} of {len(model.inputs)} inputs"
+    return None if not chosen.on_grid else f"{model.name!r} of a list of values, which lie on no grid"
 
 
 def _explain(work: Work, chosen: Kind, block: Block) -> np.ndarray:

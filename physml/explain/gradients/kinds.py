@@ -37,8 +37,8 @@ class Kind:
         What it is called in the result.
     per_input
         Whether it is per unit of the inputs: a gradient, not a contribution.
-    derivative, network
-        Whether it needs a model that can be differentiated, or a Keras network.
+    derivative, network, on_grid
+        Whether it needs a model that can be differentiated, a Keras network, or one that keeps the grid.
     adds_up
         Whether it is held against ``f(x) - base value``.
     by_channel
@@ -51,6 +51,7 @@ class Kind:
     per_input: ClassVar[bool] = False
     derivative: ClassVar[bool] = True
     network: ClassVar[bool] = False
+    on_grid: ClassVar[bool] = False
     adds_up: ClassVar[bool] = True
     by_channel: ClassVar[bool] = True
     compared: ClassVar[bool] = True
