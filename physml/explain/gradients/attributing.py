@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from physml.layout import Layout
 
 KINDS = {
-    "saliency": ("kinds", "Saliency"),
-    "smoothgrad": ("kinds", "SmoothGrad"),
-    "input_x_gradient": ("kinds", "InputXGradient"),
-    "integrated": ("kinds", "Integrated"),
-    "expected": ("kinds", "Expected"),
+    "saliency": ("local", "Saliency"),
+    "smoothgrad": ("local", "SmoothGrad"),
+    "input_x_gradient": ("local", "InputXGradient"),
+    "integrated": ("path_kinds", "Integrated"),
+    "expected": ("path_kinds", "Expected"),
     "grad_cam": ("layered", "GradCam"),
     "lrp": ("layered", "Lrp"),
     "occlusion": ("occlusion", "Occlusion"),
@@ -55,7 +55,7 @@ def attribute(
     batch_rows
         Rows the model is given at a time, which bounds memory; default by size of the inputs.
     **settings
-        Of the kind: see the classes in :mod:`physml.explain.gradients.kinds`, ``layered`` and ``occlusion``.
+        Of the kind: see the classes in the modules ``local``, ``path_kinds``, ``layered`` and ``occlusion`` beside this one.
 
     Returns
     -------
@@ -79,12 +79,12 @@ def attribute(
     """
     chosen = _kind(kind, settings)
     grouped = isinstance(chosen, Occlusion) and chosen.patches is None
-    packed, beside = explainer.read(ds)
+    packed, beside = explainer.read(ds) if chosen.compared else (explainer.layout.pack(ds, "inputs"), None)
     layout, measure, sample = explainer.layout, explainer.measure, explainer.layout.spec.sample_dim
     _check(explainer, kind, chosen, grouped)
     dtype = str(explainer.adapted.dtype or packed.dtype)
     shape = (len(layout.inputs), *layout.shape)
-    told = {} if grouped else chosen.prepare(explainer, (None, *layout.shape, len(layout.inputs)), dtype)  # type: ignore[arg-type]
+    told = {} if grouped else chosen.prepare(explainer, (None, *layout.shape, len(layout.inputs)), dtype)
     slots = explainer.slots(packed) if chosen.compared else 0
 
     parts = _group_parts(explainer) if grouped else _cell_parts(explainer, chosen)
@@ -105,7 +105,7 @@ def attribute(
         depth,
         width,
         baseline=explainer.baseline if chosen.compared else None,
-        beside=beside if chosen.compared else None,
+        beside=beside,
         at_a_time=at_a_time,
         title=kind.replace("_", " "),
     )

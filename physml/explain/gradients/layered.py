@@ -41,7 +41,7 @@ class GradCam(Kind):
         """A map."""
         return {"attribution": "Grad-CAM of {}"}
 
-    def prepare(self, explainer: Explainer, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+    def prepare(self, explainer: Explainer, shape: tuple[int | None, ...], dtype: str) -> dict[str, Any]:
         """Find the layer."""
         from physml.explain.gradients.cam import choose
 
@@ -93,14 +93,14 @@ class Lrp(Kind):
 
     @property
     def numbers(self) -> dict[str, str]:
-        """Prediction, base value and residual: what biases absorb."""
+        """Prediction, base value and residual."""
         return {
             "prediction": "{}",
             "base_value": "{} where inputs and output of the network are at their means",
-            "residual": "{} absorbed by biases",
+            "residual": "{} left over by the relevance: what biases and the stabiliser take",
         }
 
-    def prepare(self, explainer: Explainer, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+    def prepare(self, explainer: Explainer, shape: tuple[int | None, ...], dtype: str) -> dict[str, Any]:
         """Refuse layers that relevance cannot pass."""
         from physml.explain.gradients import lrp
 
