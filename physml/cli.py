@@ -1,4 +1,4 @@
-"""The ``physml`` command: demo, train, predict, data."""
+"""The ``physml`` command: demo, train, predict, explain, data."""
 
 from __future__ import annotations
 
@@ -37,6 +37,60 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--overwrite", action="store_true", help="replace FILE")
     predict.add_argument("--tiles", metavar="DIM=CELLS,...", type=_sizes, help="predict by tiles, as lat=128,lon=128")
     predict.add_argument("--resume", action="store_true", help="go on where a prediction to FILE was stopped")
+
+    explain = commands.add_parser(
+        "explain",
+        help="share a trained model's predictions among named groups of its inputs",
+        description="Share a trained model's predictions among named groups of its inputs: Shapley values with standard "
+        "errors, or derivatives, as netCDF, figures and a page.",
+        epilog="physml explain run data.nc --target 'box_mean(sst, lat=-5:5, lon=190:240)' --groups variable,lag "
+        "--baseline 'climatology(by=month)' --out explained",
+    )
+    explain.add_argument("model", metavar="MODEL", help="a .keras file, or the folder of a run")
+    explain.add_argument("data", nargs="+", metavar="DATA", help="netCDF files or a zarr store with the inputs")
+    explain.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for explanation.nc, figures and report.html"
+    )
+    explain.add_argument(
+        "--target",
+        metavar="TARGET",
+        help="box_mean(NAME, lat=LOW:HIGH, ...), area_mean(NAME), cell(NAME, lat=..., ...), "
+        "field(NAME), the name of an output; the whole output by default",
+    )
+    explain.add_argument(
+        "--groups",
+        default="variable",
+        metavar="GROUPS",
+        help="words among variable, lag, level, cells; a mapping as "
+        "'{box: {north: {lat: 0:90}}, rest: south}'; or a YAML file (default: variable)",
+    )
+    explain.add_argument(
+        "--baseline",
+        default="climatology",
+        metavar="BASELINE",
+        help="what stands in for absent groups: climatology, "
+        "'climatology(by=month)', 'samples(20)', zero (default: climatology)",
+    )
+    explain.add_argument(
+        "--baseline-data",
+        nargs="+",
+        metavar="DATA",
+        help="data of the baseline, such as the training period; by default the data that are explained",
+    )
+    explain.add_argument(
+        "--method",
+        default="auto",
+        metavar="METHOD",
+        help="auto, exact, 'permutations(pairs=200)', 'gradients(kind=integrated)' (default: auto)",
+    )
+    explain.add_argument(
+        "--samples",
+        default="100",
+        metavar="SAMPLES",
+        help="a number, evenly spaced; a range FIRST:LAST; or all (default: 100)",
+    )
+    explain.add_argument("--seed", type=int, default=0)
+    explain.add_argument("--overwrite", action="store_true", help="replace an earlier explanation in DIR")
 
     data = commands.add_parser("data", help="public data by name, and small samples that need no network")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -121,6 +175,27 @@ def _run(options: argparse.Namespace) -> int:
         from physml.run.train import train
 
         train(wanted)
+        return 0
+    if options.command == "explain":
+        from physml.run import explain_settings
+
+        explain_settings.check(options.target, options.baseline, options.groups, options.method)
+        start_backend()
+        from physml.run.explain import explain_run
+
+        explain_run(
+            options.model,
+            options.data,
+            options.out,
+            target=options.target,
+            baseline=options.baseline,
+            groups=options.groups,
+            method=options.method,
+            samples=None if options.samples == "all" else options.samples,
+            seed=options.seed,
+            baseline_data=options.baseline_data,
+            overwrite=options.overwrite,
+        )
         return 0
     start_backend()
     from physml.run.train import write_prediction

@@ -231,34 +231,6 @@ def test_curves_take_dates_and_durations(tmp_path):
         draw(plot.curves({"a": curve([1, 2, 3]).assign_coords(step=("step", times))}), tmp_path)
 
 
-def test_bars_are_sorted_signed_and_carry_their_interval(tmp_path):
-    figure = plot.bars(attribution(), title="Why")
-    axes = figure.axes[0]
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["wind", "west", "east"]
-    assert [p.get_width() for p in axes.patches] == [0.1, 0.3, -0.5]
-    segments = [c.get_segments()[0] for c in axes.collections]
-    widths = sorted(np.ptp(s[:, 0]) for s in segments)
-    np.testing.assert_allclose(widths, [2 * 1.96 * 0.01, 2 * 1.96 * 0.02], rtol=1e-4)
-    said = texts(figure)
-    assert "attribution [kg m⁻³]" in said and "prediction 0.9 = baseline 1 + sum of the bars" in said
-    draw(figure, tmp_path)
-
-
-def test_bars_of_maps_are_mean_absolute_values():
-    phi = attribution().attribution * xr.DataArray([1.0, -3.0], dims="x")
-    figure = plot.bars(phi.to_dataset(name="attribution"))
-    assert [p.get_width() for p in figure.axes[0].patches] == pytest.approx([0.2, 0.6, 1.0])
-    assert "mean absolute attribution" in texts(figure)
-
-
-def test_one_sample_keeps_its_sign_and_few_replicates_widen_the_interval():
-    sample = attribution().expand_dims(time=[0]).assign_attrs(replicates=5)
-    figure = plot.bars(sample)
-    assert [p.get_width() for p in figure.axes[0].patches] == [0.1, 0.3, -0.5]
-    widths = sorted(np.ptp(c.get_segments()[0][:, 0]) for c in figure.axes[0].collections)
-    np.testing.assert_allclose(widths, [2 * 2.776 * 0.01, 2 * 2.776 * 0.02], rtol=1e-3)
-
-
 def test_attribution_maps_are_centred_on_zero(tmp_path):
     phi = field(group=["west", "east"]).assign_attrs(units="K").to_dataset(name="attribution")
     figure = plot.attribution_maps(phi)
@@ -320,11 +292,6 @@ REFUSED = {
     ),
     "a map as a curve": (lambda: plot.curves({"a": field()}), ValueError, r"one dimension.*\('lat', 'lon'\)"),
     "no loss": (lambda: plot.learning_curve({"los": [1.0]}), ValueError, "the history holds no loss.*Received: los"),
-    "no attribution": (
-        lambda: plot.bars(xr.Dataset({"attributon": ("group", [1.0])})),
-        ValueError,
-        r"no attribution by group; did you mean 'attributon'\?",
-    ),
     "observations without longitude": (
         lambda: plot.error_map(field(), {"lat": [0.0]}),
         KeyError,

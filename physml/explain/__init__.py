@@ -11,14 +11,26 @@ from physml.explain.groups import Groups as Groups
 from physml.explain.groups import groups as groups
 
 if TYPE_CHECKING:
+    from physml.explain.accumulated import ale as ale
     from physml.explain.baselines import Baseline as Baseline
     from physml.explain.baselines import climatology as climatology
+    from physml.explain.baselines import given as given
+    from physml.explain.baselines import normalised_zero as normalised_zero
+    from physml.explain.baselines import persistence as persistence
+    from physml.explain.baselines import reference_period as reference_period
     from physml.explain.baselines import samples as samples
     from physml.explain.baselines import zero as zero
+    from physml.explain.curves import ice as ice
+    from physml.explain.curves import partial_dependence as partial_dependence
+    from physml.explain.exact import Exact as Exact
     from physml.explain.explainer import Explainer as Explainer
+    from physml.explain.importance import permutation_importance as permutation_importance
+    from physml.explain.interactions import ExactInteractions as ExactInteractions
+    from physml.explain.interactions import PairedPaths as PairedPaths
+    from physml.explain.kernel import PairedKernel as PairedKernel
     from physml.explain.models import on_tensors as on_tensors
-    from physml.explain.shapley import Exact as Exact
-    from physml.explain.shapley import PairedPermutations as PairedPermutations
+    from physml.explain.owen import ExactOwen as ExactOwen
+    from physml.explain.permutations import PairedPermutations as PairedPermutations
     from physml.explain.shapley import interval as interval
     from physml.explain.shapley import shapley_values as shapley_values
     from physml.explain.targets import area_mean as area_mean
@@ -27,11 +39,42 @@ if TYPE_CHECKING:
     from physml.explain.targets import field as field
 
 _HOMES = {
-    "baselines": ("Baseline", "climatology", "samples", "zero"),
+    "accumulated": ("ale",),
+    "baselines": (
+        "Baseline",
+        "climatology",
+        "given",
+        "normalised_zero",
+        "persistence",
+        "reference_period",
+        "samples",
+        "zero",
+    ),
+    "curves": (
+        "ice",
+        "partial_dependence",
+    ),
+    "exact": ("Exact",),
     "explainer": ("Explainer",),
+    "importance": ("permutation_importance",),
+    "interactions": (
+        "ExactInteractions",
+        "PairedPaths",
+    ),
+    "kernel": ("PairedKernel",),
     "models": ("on_tensors",),
-    "shapley": ("Exact", "PairedPermutations", "interval", "shapley_values"),
-    "targets": ("area_mean", "box_mean", "cell", "field"),
+    "owen": ("ExactOwen",),
+    "permutations": ("PairedPermutations",),
+    "shapley": (
+        "interval",
+        "shapley_values",
+    ),
+    "targets": (
+        "area_mean",
+        "box_mean",
+        "cell",
+        "field",
+    ),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

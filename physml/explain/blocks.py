@@ -5,6 +5,8 @@ The number of a sample, by which it is seeded, is its place among all samples, s
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import math
 import threading
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 64 * 2**20
 """Inputs, or results, held at a time."""
+
+
+_TOLD: contextvars.ContextVar[Callable[[int], None] | None] = contextvars.ContextVar("told", default=None)
+"""Moves the progress bar, where one shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +113,10 @@ def over_samples(
         out = np.empty((depth, *outer, width))
         with _progress.bar(title, math.prod(outer), show=progress) as done:
             for at in _blocks(outer, at_a_time):
-                place: Any = (slice(None), *at)
                 own = None if beside is None else beside.values[at]
-                out[place] = run(packed.values[at], own, tuple(s.start for s in at))
-                done(out[place][0, ..., 0].size)
+                x = packed.values[at]
+                with _telling(done, math.prod(x.shape[:n_outer])):
+                    out[(slice(None), *at)] = run(x, own, tuple(s.start for s in at))
         return out
     import dask.array as da
 
@@ -172,6 +178,31 @@ def _blocks(outer: tuple[int, ...], at_a_time: int) -> Iterator[tuple[slice, ...
     for at in np.ndindex(*members):
         for start in range(0, n, at_a_time):
             yield (*(slice(i, i + 1) for i in at), slice(start, min(start + at_a_time, n)))
+
+
+def advance(samples: int = 1) -> None:
+    """Let the progress bar know of samples that are finished; a function may say so as it goes, or leave it to its block."""
+    told = _TOLD.get()
+    if told is not None:
+        told(samples)
+
+
+@contextlib.contextmanager
+def _telling(done: Callable[[int], None], samples: int) -> Iterator[None]:
+    """Move the bar by *samples* within the context: as :func:`advance` says, and by the rest at its end."""
+    left = samples
+
+    def told(finished: int) -> None:
+        nonlocal left
+        left -= finished
+        done(finished)
+
+    token = _TOLD.set(told)
+    try:
+        yield
+    finally:
+        _TOLD.reset(token)
+    done(left)
 
 
 class Task:

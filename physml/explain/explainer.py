@@ -15,7 +15,7 @@ from physml.explain.models import adapt
 from physml.explain.targets import bind
 
 if TYPE_CHECKING:
-    from physml.explain.shapley import Estimator
+    from physml.explain.designs import Estimator
     from physml.layout import Layout
 
 
@@ -134,39 +134,108 @@ class Explainer:
         ds: xr.Dataset,
         method: str | Estimator = "auto",
         *,
-        pairs: int = 100,
-        seed: int = 0,
+        pairs: int | None = None,
+        tol: float | None = None,
+        rtol: float | None = None,
+        max_rows: int | None = None,
         batch_rows: int | None = None,
+        seed: int = 0,
+        level: float = 0.95,
+        nested: Any = None,
+        progress: bool = True,
     ) -> xr.Dataset:
-        """Return the contribution of every group to every prediction.
+        """Return the contribution of every group to every prediction: Shapley values, or Owen values of nested groups.
 
         Parameters
         ----------
         ds
             Samples to explain; read block by block where lazy. Select before: ``ds.isel(time=slice(0, 32))``.
         method
-            ``"exact"``; ``"permutations"``; ``"auto"``: exact up to 12 groups, permutations beyond; or an estimator.
-        pairs, seed
-            For permutations: see :class:`PairedPermutations`.
+            ``"exact"``: all coalitions. ``"permutations"``: random orders, each with its reverse. ``"kernel"``: regression on
+            random coalitions, each with its complement; no nested groups. ``"auto"``: exact up to 12 groups and 16384 model
+            rows a sample, or as many rows as *max_rows*; permutations beyond. ``"trees"``: exact for any number of groups,
+            for scikit-learn's trees, forests and boosting of whole samples and a target linear in their output; ``"auto"``
+            takes it where it can. Or an estimator, which then has *pairs* and
+            *seed* of its own.
+        pairs
+            Orders, or coalitions, drawn for each sample; default 100 orders, or coalitions for as many model rows. With a
+            tolerance: before the first decision to stop, default 16 orders.
+        tol, rtol
+            Draw until the half-width of the interval of every group, and cell of the target, is below *tol* [units of the
+            target], or below *rtol* times the largest attribution of the sample. Each sample stops on its own.
+        max_rows
+            Model rows of one sample at which it stops anyway; default 20000 with a tolerance.
         batch_rows
-            Rows the model is given at a time; default by size of the inputs.
+            Rows the model is given at a time; default by size of the inputs. No result depends on it, but for the rounding of
+            the model.
+        seed
+            Of the draws.
+        level
+            Of the intervals that decide when to stop.
+        nested
+            Unions of groups, for Owen values. None: those the groups were made with, if any. False: none. A name of their
+            parts, ``"variable"``; several, the outermost first; or ``{"union": [group, ...]}``.
+        progress
+            Whether a bar shows on a terminal.
 
         Returns
         -------
         xarray.Dataset
             ``attribution`` and ``stderr`` on (group, members, sample[, space]), ``prediction``, ``base_value`` and
-            ``residual = prediction - base_value - sum of attribution`` on the same without group; in the units of the
-            target; lazy where *ds* is lazy. The sample coordinate is that of the inputs at offset 0; ``valid_time`` that
-            of the target.
+            ``residual = prediction - base_value - sum of attribution`` on the same without group, in the units of the
+            target; ``rows``, ``dof`` (degrees of freedom of the standard error) and, where it can be said, ``converged`` on
+            (members, sample). Lazy where *ds* is lazy. The sample coordinate is that of the inputs at offset 0;
+            ``valid_time`` that of the target. :func:`interval` gives the intervals.
 
         Raises
         ------
         ValueError
-            For missing inputs, too many groups for ``"exact"``, unknown methods, and predictions that are not finite.
+            For missing inputs, too many groups for ``"exact"``, too few rows, unknown methods, and predictions that are not
+            finite.
+        KeyError
+            Where *nested* names what is not there.
         """
         from physml.explain.shapley import attribute
 
-        return attribute(self, ds, method, pairs=pairs, seed=seed, batch_rows=batch_rows)
+        return attribute(
+            self,
+            ds,
+            method,
+            pairs=pairs,
+            tol=tol,
+            rtol=rtol,
+            max_rows=max_rows,
+            batch_rows=batch_rows,
+            seed=seed,
+            level=level,
+            nested=nested,
+            progress=progress,
+        )
+
+    def interactions(self, ds: xr.Dataset, method: str | Estimator = "auto", **settings: Any) -> xr.Dataset:
+        """Return what pairs of groups contribute together, and each alone, to every prediction.
+
+        Parameters
+        ----------
+        ds
+            Samples to explain, as in :meth:`shapley`.
+        method
+            ``"exact"``: all coalitions. ``"paths"``: random orders in which every two groups are neighbours once. ``"auto"``:
+            exact where :meth:`shapley` would be. Or an estimator.
+        **settings
+            ``pairs`` (sets of orders, each of about ``2 G^2`` model rows; default 16), ``tol``, ``rtol``, ``max_rows``,
+            ``batch_rows``, ``seed``, ``level`` and ``progress``, as in :meth:`shapley`.
+
+        Returns
+        -------
+        xarray.Dataset
+            As of :meth:`shapley`, with ``attribution`` and ``stderr`` on (group, group_other, members, sample[, space]): half
+            the Shapley interaction index (Grabisch and Roubens 1999, doi:10.1007/s001820050125) of two groups, and on the
+            diagonal what is left of each Shapley value, so that sums over ``group_other`` are the Shapley values.
+        """
+        from physml.explain.interactions import interact
+
+        return interact(self, ds, method, **settings)
 
     def gradients(self, ds: xr.Dataset, kind: str = "integrated", **settings: Any) -> xr.Dataset:
         """Return attributions by derivatives, cell by cell; see :mod:`physml.explain.gradients`."""

@@ -19,8 +19,10 @@ from physml.explain.targets import Measure
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
-BATCH_BYTES = 4 * 2**20
-"""Input bytes of one batch unless batch_rows is given: convolutions run fastest while a batch stays in the cache."""
+BATCH_BYTES = 3 * 2**19
+"""Input bytes of one batch unless batch_rows is given: convolutions run fastest while their activations stay in the cache."""
+FEW_ROWS = 8
+"""Rows below which a batch is not cut for the sake of the cache alone."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,12 @@ def valued(adapted: Adapted, measure: Measure) -> Forward:
 
 def default_rows(row_bytes: int) -> int:
     """Return the number of rows in a batch for inputs of this size."""
-    return int(np.clip(BATCH_BYTES // max(row_bytes, 1), 1, 1024))
+    row_bytes = max(row_bytes, 1)
+    return int(np.clip(max(BATCH_BYTES // row_bytes, min(FEW_ROWS, 16 * BATCH_BYTES // row_bytes)), 1, 1024))
 
 
 def coalition_values(
-    requests: Iterable[Request],
+    requests: Iterable[Request | None],
     *,
     background: np.ndarray,
     owner: np.ndarray,
@@ -76,7 +79,8 @@ def coalition_values(
     Parameters
     ----------
     requests
-        What is asked, in order.
+        What is asked, in order. None: nothing can be asked until more values are known, so that the rows gathered are valued
+        at once.
     background
         Baseline inputs ``[slot, cell]``; their type is the one the function is given.
     owner
@@ -103,15 +107,24 @@ def coalition_values(
             start += n
         pending.clear()
 
-    for number, request in enumerate(requests):
+    number = -1
+    for request in requests:
+        if request is None:
+            if not filled:
+                raise RuntimeError("requests wait for values that nobody has asked for")
+            yield from flush()
+            filled = 0
+            continue
+        number += 1
         # A column that is always absent is where masked cells (owner -1) point.
         present = np.pad(request.coalitions, ((0, 0), (0, 1)))
         done = 0
         while done < len(present):
             n = min(batch_rows - filled, len(present) - done)
-            rows = buffer[filled : filled + n]
-            np.take(background, request.slots[done : done + n], axis=0, out=rows, mode="clip")
-            np.copyto(rows, request.inputs, where=present[done : done + n].take(owner, axis=1))
+            slots = request.slots[done : done + n]
+            absent = background[slots[0]] if (slots == slots[0]).all() else background[slots]
+            here = present[done : done + n].take(owner, axis=1)
+            buffer[filled : filled + n] = np.where(here, request.inputs, absent)
             pending.append((number, n))
             done, filled = done + n, filled + n
             if filled == batch_rows:

@@ -25,22 +25,21 @@ if TYPE_CHECKING:
 class Linear:
     """Targets that are one number can be added, subtracted and multiplied by numbers."""
 
-    @property
     def terms(self) -> tuple[tuple[float, Target], ...]:
-        """The targets and their factors."""
+        """Return the targets and their factors."""
         raise NotImplementedError
 
     def __add__(self, other: Any) -> Combination:
         if isinstance(other, int) and other == 0:  # where sum() begins
-            return Combination(self.terms)
-        return Combination((*self.terms, *other.terms)) if isinstance(other, Linear) else NotImplemented
+            return Combination(self.terms())
+        return Combination((*self.terms(), *other.terms())) if isinstance(other, Linear) else NotImplemented
 
     __radd__ = __add__
 
     def __mul__(self, factor: Any) -> Combination:
         if not isinstance(factor, Real):
             return NotImplemented
-        return Combination(tuple((float(factor) * c, t) for c, t in self.terms))
+        return Combination(tuple((float(factor) * c, t) for c, t in self.terms()))
 
     __rmul__ = __mul__
 
@@ -58,7 +57,11 @@ class Linear:
 class Combination(Linear):
     """A sum of targets, each times a factor: ``box_mean("sst", ...) - box_mean("sst", ...)``."""
 
-    terms: tuple[tuple[float, Target], ...]
+    parts: tuple[tuple[float, Target], ...]
+
+    def terms(self) -> tuple[tuple[float, Target], ...]:
+        """Return the targets and their factors."""
+        return self.parts
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,8 @@ class Target(Linear):
     weigh: Callable[[Layout, dict[str, Any], np.ndarray, str], np.ndarray] | None
     area: bool = False
 
-    @property
     def terms(self) -> tuple[tuple[float, Target], ...]:
-        """The target itself."""
+        """Return the target itself."""
         return ((1.0, self),)
 
     def bind(self, layout: Layout) -> Measure:
@@ -107,6 +109,9 @@ class Target(Linear):
         chosen = layout.targets[channel]
         label = self.label.format(chosen)
         valid = layout.valid("targets")[..., channel]
+        if self.weigh is None and not layout.space:
+            one = np.eye(len(layout.targets))[channel]
+            return linear(one, label, layout.units(chosen.name), chosen.offset)
         if self.weigh is None:
             cells = np.flatnonzero(valid)
             return Measure(
@@ -234,7 +239,7 @@ def bind(target: Any, outputs: Outputs | Layout) -> Measure:
     if not isinstance(outputs, Fields | Table | Given):
         outputs = Fields(outputs)
     if isinstance(target, Combination):
-        return combined([(factor, bind(part, outputs)) for factor, part in target.terms])
+        return combined([(factor, bind(part, outputs)) for factor, part in target.parts])
     if isinstance(outputs, Fields) and (target is None or target == "field"):
         target = field()
     elif isinstance(outputs, Fields) and isinstance(target, str):

@@ -1,4 +1,4 @@
-"""Figures: maps side by side, curves, bars of attributions, learning curves, error maps, ensembles and predictability.
+"""Figures: maps side by side, curves, explanations, learning curves, error maps, ensembles and predictability.
 
 Every function returns a :class:`matplotlib.figure.Figure` that belongs to nobody: no window opens, no global setting
 changes, and ``figure.savefig(path)`` writes it. Land is grey; a missing value in the sea is hatched.
@@ -6,7 +6,12 @@ changes, and ``figure.savefig(path)`` writes it. Land is grey; a missing value i
 
 from physml.plot._chaos import lyapunov_spectra, power_spectra, skill_horizons
 from physml.plot._ensembles import consistency, errors_over_time, hovmoeller, rank_histogram, spread_skill
-from physml.plot._lines import bars, curves, learning_curve
+from physml.plot._explain_bars import bars, importance
+from physml.plot._explain_effects import effect_curves
+from physml.plot._explain_grids import effect_map, interactions
+from physml.plot._explain_samples import beeswarm, waterfall
+from physml.plot._explain_time import time_by_group
+from physml.plot._lines import curves, learning_curve
 from physml.plot._maps import attribution_maps, error_map, maps
 from physml.plot._style import PALETTE, palette
 
@@ -14,11 +19,16 @@ __all__ = [
     "PALETTE",
     "attribution_maps",
     "bars",
+    "beeswarm",
     "consistency",
     "curves",
+    "effect_curves",
+    "effect_map",
     "error_map",
     "errors_over_time",
     "hovmoeller",
+    "importance",
+    "interactions",
     "learning_curve",
     "lyapunov_spectra",
     "maps",
@@ -27,4 +37,6 @@ __all__ = [
     "rank_histogram",
     "skill_horizons",
     "spread_skill",
+    "time_by_group",
+    "waterfall",
 ]

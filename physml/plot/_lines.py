@@ -1,4 +1,4 @@
-"""Curves over lead time, learning curves, and bars of attributions."""
+"""Curves over lead time, and learning curves."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from physml.provenance import same_units
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-LEVEL = 0.95
-"""Confidence of the intervals that are drawn."""
 
 
 def curves(
@@ -127,72 +124,6 @@ def learning_curve(history: Any, *, title: str | None = None, ax: Axes | None = 
     return figure
 
 
-def bars(
-    attribution: xr.Dataset,
-    *,
-    colors: Mapping[str, str] | None = None,
-    title: str | None = None,
-    ax: Axes | None = None,
-) -> Figure:
-    """Draw the attribution of every group as a horizontal bar, largest on top.
-
-    Attributions along ``group`` alone keep their sign. Those with further dimensions (samples, maps) are drawn as the
-    mean of their absolute values. Whiskers are 95 % intervals, where ``stderr`` is above zero.
-
-    Parameters
-    ----------
-    attribution
-        Dataset with ``attribution`` along ``group`` and, if there, ``stderr``, ``prediction`` and ``base_value``.
-    colors
-        Colour for each group; by default one for raising and one for lowering the prediction.
-    title, ax
-        As in :func:`curves`.
-
-    Raises
-    ------
-    ValueError
-        Where the Dataset holds no attribution by group.
-    """
-    attribution = style.attribution_of(attribution)
-    phi = attribution["attribution"]
-    error = attribution.get("stderr", xr.zeros_like(phi))
-    rest = [d for d in phi.dims if d != "group"]
-    if rest:
-        phi = abs(phi).mean(rest, keep_attrs=True)
-        error = error.mean([d for d in rest if d in error.dims])
-    order = np.argsort(abs(phi).values, kind="stable")
-    names, values = [str(n) for n in phi["group"].values[order]], phi.values[order].astype("float64")
-    whiskers = _half_width(attribution) * np.nan_to_num(error.broadcast_like(phi).values[order].astype("float64"))
-    ax = style.new_figure(9.5, 2.1 + 0.6 * len(names)).subplots() if ax is None else ax
-    signed = [style.RAISES if v >= 0 else style.LOWERS for v in values]
-    plain = [style.PALETTE[0]] * len(values) if rest else signed
-    shades = [(colors or {}).get(name, shade) for name, shade in zip(names, plain, strict=True)]
-    ax.barh(range(len(names)), values, color=shades, height=0.62)
-    for i, (value, whisker) in enumerate(zip(values, whiskers, strict=True)):
-        side = 1 if value >= 0 else -1
-        if whisker > 0:
-            ax.errorbar(value, i, xerr=whisker, fmt="none", ecolor=style.INK, elinewidth=1.8, capsize=5)
-        text = (f"{value:.3g}" if rest else f"{value:+.3g}").replace("-", "\N{MINUS SIGN}")
-        end = (value + side * whisker, i)
-        _note(ax, text, end, (side * 7, 0), "left" if side > 0 else "right", style.LABEL, va="center")
-    low = float(np.min(values - whiskers, initial=0.0))
-    high = float(np.max(values + whiskers, initial=0.0))
-    room = 0.18 * (high - low) or 1.0
-    ax.set_xlim(low - room * bool((values < 0).any()), high + room * bool((values >= 0).any()))
-    ax.axvline(0, color=style.INK, linewidth=1.2)
-    ax.set_yticks(range(len(names)), names)
-    what = "mean absolute attribution" if rest else "attribution"
-    style.style_axes(ax, f"{what}{style.units_of(phi)}", "", grid="x")
-    ax.spines["left"].set_visible(False)
-    ax.tick_params(axis="y", length=0, labelsize=style.LABEL)
-    if title:
-        ax.set_title(title, fontsize=style.TITLE, color=style.INK, loc="left", pad=14)
-    if not rest and {"prediction", "base_value"} <= set(attribution):
-        prediction, base = (float(attribution[n]) for n in ("prediction", "base_value"))
-        ax.set_xlabel(f"{ax.get_xlabel()}\nprediction {prediction:.4g} = baseline {base:.4g} + sum of the bars")
-    return ax.figure  # type: ignore[return-value]
-
-
 def _require_fit(name: str, array: xr.DataArray, first: xr.DataArray) -> None:
     units, ours = (str(a.attrs.get("units", "")) for a in (array, first))
     alike = units == ours or bool(units and ours and same_units(units, ours))
@@ -205,15 +136,6 @@ def _require_fit(name: str, array: xr.DataArray, first: xr.DataArray) -> None:
                 remedy="average over the other dimensions, rename, or convert the units",
             )
         )
-
-
-def _half_width(attribution: xr.Dataset) -> float:
-    """Return half the width of the interval [standard errors], by Student's t where the replicates are known."""
-    from scipy import stats
-
-    replicates = int(attribution.attrs.get("replicates", 0))
-    quantile = stats.t(replicates - 1) if replicates > 1 else stats.norm()
-    return float(quantile.ppf(0.5 + LEVEL / 2))
 
 
 def _set_scale(ax: Axes, values: np.ndarray, log: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import xarray as xr
 
 from physml._errors import closest, describe
 from physml.grid import latitude_longitude
+from physml.plot import _coast as coasts
 from physml.plot import _style as style
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def maps(
     title: str | None = None,
     label: str | None = None,
     wrap: int = 4,
-    coastlines: bool = False,
+    coastlines: bool | None = False,
 ) -> Figure:
     """Draw maps side by side on one colour scale.
 
@@ -51,14 +53,15 @@ def maps(
     title, label
         Title of the figure; label of the colour bar, in place of the field's long name and units.
     coastlines
-        Draw coastlines through cartopy.
+        True: draw coastlines through cartopy, which fetches them once. None: draw them where cartopy and they are on
+        this machine and the map is one of the Earth.
 
     Raises
     ------
     ValueError
         Where the dimensions left are not two, or coastlines are asked for without latitude and longitude.
-    ImportError
-        Where coastlines are asked for and cartopy is not installed.
+    ImportError, OSError
+        Where coastlines are asked for and cartopy is not installed, or cannot fetch them.
 
     Examples
     --------
@@ -83,12 +86,15 @@ def maps(
     (xs, x_label), (ys, y_label) = _axis(data, x, geographic), _axis(data, y, geographic)
     ratio = abs(ys[-1] - ys[0]) / (abs(xs[-1] - xs[0]) or 1.0)
     equal = 0.3 <= ratio <= 2 and (geographic or data[x].attrs.get("units") == data[y].attrs.get("units"))
-    width = {1: 8.0, 2: 5.2, 3: 4.0}.get(shape[1], 3.4)
-    height = width * (ratio if equal else 0.7) + (0.35 if col else 0.0)
+    width = {1: 8.0, 2: 5.2, 3: 4.0, 4: 3.4}.get(shape[1], 3.0)
+    # A long name takes as many lines over its panel as it needs.
+    names = [style.wrapped(style.entry(data[col], i), int(9.2 * width)) for i in range(columns)] if col else []
+    height = width * (ratio if equal else 0.7) + (0.1 + 0.25 * max(n.count("\n") + 1 for n in names) if col else 0.0)
     figure = style.new_figure(
         width * shape[1] + 0.9, height * shape[0] + (1.2 if geographic else 1.5) + (0.35 if title else 0.0)
     )
-    axes = figure.subplots(*shape, squeeze=False, subplot_kw=_projection(coastlines, geographic))
+    coast = _coastline(coastlines, geographic, abs(xs[-1] - xs[0]))
+    axes = figure.subplots(*shape, squeeze=False)
     colours = {"cmap": cmap or ("RdBu_r" if diverging else "viridis"), "vmin": low, "vmax": high}
     for n, ax in enumerate(axes.flat):
         if n >= len(stack):
@@ -98,8 +104,8 @@ def maps(
         ax.patch.set(hatch="////", edgecolor="#9A9A9A", linewidth=0)
         _draw_land(ax, xs, ys, land)
         image = ax.pcolormesh(xs, ys, stack[n], shading="nearest", rasterized=True, **colours)
-        if coastlines:
-            ax.coastlines(color=style.INK, linewidth=0.8)
+        if coast is not None:
+            coasts.draw(ax, coast)
         ax.set_aspect("equal" if equal else "auto")
         _style_map(ax, geographic, left, bottom)
         ax.set_xlabel(x_label if bottom else "", fontsize=style.TICK, color=style.FAINT)
@@ -107,7 +113,7 @@ def maps(
         if row and left:
             ax.set_ylabel(style.entry(data[row], n // shape[1]), fontsize=style.LABEL, color=style.INK)
         if col and (not row or n < shape[1]):
-            ax.set_title(style.entry(data[col], n % columns), fontsize=style.LABEL, color=style.INK)
+            ax.set_title(names[n % columns], fontsize=style.LABEL, color=style.INK)
     bar = figure.colorbar(
         image, ax=axes, location="bottom", extend=extend, pad=0.03, fraction=0.09, aspect=40, shrink=0.8
     )
@@ -122,25 +128,66 @@ def maps(
 
 
 def attribution_maps(
-    attribution: xr.Dataset, *, mask: xr.DataArray | None = None, title: str | None = None, wrap: int = 3
+    attribution: xr.Dataset,
+    *,
+    mask: xr.DataArray | None = None,
+    limits: tuple[float, float] | None = None,
+    title: str | None = None,
+    wrap: int | None = None,
+    coastlines: bool | None = None,
 ) -> Figure:
-    """Draw one map of attributions for each group, on one scale symmetric around zero.
+    """Draw one map of attributions for each group, or for each input channel, on one scale symmetric around zero.
 
     Parameters
     ----------
     attribution
-        Dataset with ``attribution`` along ``group`` and two space dimensions.
-    mask, title, wrap
+        Dataset with ``attribution`` along ``group`` (a target that is a field) or ``channel`` (attributions of input
+        cells), and two space dimensions. Select a sample or average before.
+    mask
         As in :func:`maps`.
+    limits
+        Ends of the colour scale. By default the largest value; where that stands far above all but one cell in 200, the
+        scale ends with those, and the colour bar has arrows.
+    title
+        Title of the figure.
+    wrap
+        Panels in a row; by their number unless given.
+    coastlines
+        None: where cartopy and the coastlines are on this machine; nothing is fetched. See :func:`maps`.
 
     Raises
     ------
     ValueError
-        Where the Dataset holds no attribution by group, or has other dimensions than ``group`` and two of space.
+        Where the Dataset holds no attribution, or has other dimensions than ``group`` or ``channel`` and two of space.
+
+    Examples
+    --------
+    >>> phi = xr.Dataset({"attribution": (("group", "y", "x"), np.zeros((2, 3, 4)))}, {"group": ["u", "v"]})
+    >>> figure = attribution_maps(phi)
     """
-    phi = style.attribution_of(attribution)["attribution"]
-    label = f"attribution{style.units_of(phi)}"
-    return maps(phi, col="group", mask=mask, diverging=True, title=title, wrap=wrap, label=label)
+    found = style.attribution_of(attribution, ("group", "channel"))["attribution"]
+    along = "group" if "group" in found.dims else "channel"
+    names = style.channel_names(found) if along == "channel" else [str(n) for n in found[along].values]
+    bare = found.drop_vars([n for n, c in found.coords.items() if along in c.dims])
+    phi = bare.assign_coords({along: names}).assign_attrs(found.attrs)
+    return maps(
+        phi,
+        col=along,
+        mask=mask,
+        limits=limits or _within(phi.values),
+        diverging=True,
+        title=title,
+        wrap=wrap or (3 if len(names) <= 6 else 4 if len(names) <= 12 else 5),
+        label=f"attribution{style.units_of(phi)}",
+        coastlines=coastlines,
+    )
+
+
+def _within(values: np.ndarray) -> tuple[float, float] | None:
+    """Return ends of a symmetric scale that a few far cells do not stretch, or None where there are none."""
+    size = np.abs(values[np.isfinite(values)])
+    most = float(np.quantile(size, 0.995)) if size.size else 0.0
+    return (-most, most) if most > 0 and size.max() > 2.5 * most else None
 
 
 def error_map(
@@ -150,7 +197,7 @@ def error_map(
     mask: xr.DataArray | None = None,
     title: str | None = None,
     label: str | None = None,
-    coastlines: bool = False,
+    coastlines: bool | None = False,
 ) -> Figure:
     """Draw the standard deviation of an analysis, with a dot where each observation lies.
 
@@ -286,10 +333,9 @@ def _positions(observations: Any, *dims: str) -> list[np.ndarray]:
     return [places[there] for places in found]
 
 
-def _projection(coastlines: bool, geographic: bool) -> dict[str, Any]:
-    if not coastlines:
-        return {}
-    if not geographic:
+def _coastline(wanted: bool | None, geographic: bool, width: float) -> Path | None:
+    """Return the file of the coastline to draw, or None."""
+    if wanted and not geographic:
         raise ValueError(
             describe(
                 "coastlines need a map of the Earth",
@@ -298,18 +344,9 @@ def _projection(coastlines: bool, geographic: bool) -> dict[str, Any]:
                 remedy="pass coastlines=False, or give the coordinates their CF units",
             )
         )
-    try:
-        import cartopy.crs
-    except ImportError as error:
-        raise ImportError(
-            describe(
-                "coastlines are drawn by cartopy",
-                expected="an installed cartopy",
-                received="none",
-                remedy="pip install cartopy, or pass coastlines=False",
-            )
-        ) from error
-    return {"projection": cartopy.crs.PlateCarree()}
+    if wanted:
+        return coasts.fetched(width)
+    return coasts.stored(width) if wanted is None and geographic else None
 
 
 def _draw_land(ax: Axes, xs: np.ndarray, ys: np.ndarray, land: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -57,21 +58,73 @@ def style_axes(ax: Axes, x_label: str, y_label: str, grid: str = "y") -> None:
     ax.set_ylabel(y_label, fontsize=LABEL, color=INK)
 
 
-def attribution_of(ds: xr.Dataset) -> xr.Dataset:
-    """Return the attribution in memory and without dimensions of one entry, or say what is missing for one."""
+def attribution_of(ds: xr.Dataset, along: tuple[str, ...] = ("group",)) -> xr.Dataset:
+    """Return the attribution in memory and without dimensions of one entry, or say what is missing for one.
+
+    Parameters
+    ----------
+    ds
+        What :mod:`physml.explain` returned.
+    along
+        Dimensions of which it needs one.
+    """
     found = ds.get("attribution") if isinstance(ds, xr.Dataset) else None
-    if found is None or "group" not in found.coords:
+    if found is None or not any(d in found.dims and (d != "group" or d in found.coords) for d in along):
         names = list(ds.data_vars) if isinstance(ds, xr.Dataset) else []
         raise ValueError(
             describe(
-                f"this is no attribution by group{closest('attribution', names)}",
-                expected="a Dataset with 'attribution' along a coordinate 'group'",
+                f"this is no attribution by {' or '.join(along)}{closest('attribution', names)}",
+                expected=f"a Dataset with 'attribution' along a coordinate {' or '.join(map(repr, along))}",
                 received=", ".join(map(str, names)) or type(ds).__name__,
                 remedy="pass the Dataset that physml.explain returned",
             )
         )
-    single = [d for d in found.dims if d != "group" and found.sizes[d] == 1]
+    single = [d for d in found.dims if d not in along and found.sizes[d] == 1]
     return ds.squeeze(single, drop=True).compute()
+
+
+def channel_names(data: xr.DataArray) -> list[str]:
+    """Return the variable of every channel, with its offset and level where these differ."""
+    parts = {str(n): c for n, c in data.coords.items() if c.dims == ("channel",) and n != "channel"}
+    if "variable" not in parts:
+        return [str(v) for v in data["channel"].values]
+    told = [parts.pop("variable")]
+    told += [c for c in parts.values() if len({str(v) for v in c.values}) > 1]
+
+    def word(c: xr.DataArray, i: int) -> str:
+        if c.name == "offset" and c.dtype.kind in "iu":
+            return f"t{c.values[i]:+d}" if c.values[i] else "t"
+        return entry(c, i)
+
+    def name(i: int) -> str:
+        words = [word(c, i) for c in told if c.dtype.kind != "f" or np.isfinite(c.values[i])]
+        return re.sub(r"(?<= )-(?=\d)|(?<=\bt)-(?=\d)", "\N{MINUS SIGN}", ", ".join(words))
+
+    return [name(i) for i in range(data.sizes["channel"])]
+
+
+def wrapped(name: str, width: int = 38) -> str:
+    """Return a name in as few lines of at most *width* letters as it needs, of about one length.
+
+    Examples
+    --------
+    >>> print(wrapped("sea surface temperature, lag 1 month, North Atlantic", 34))
+    sea surface temperature,
+    lag 1 month, North Atlantic
+    """
+    # Spaces inside a part between commas are first held together, by a space at which no line breaks.
+    held = re.sub(r"(?<!,) ", "\N{NO-BREAK SPACE}", name)
+    fewest = len(_lines(name, width))
+    for text in (held, name):
+        for even in range(len(name) // fewest, width + 1):
+            lines = _lines(text, even)
+            if len(lines) <= fewest and max(map(len, lines)) <= width:
+                return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    return "\n".join(_lines(name, width))
+
+
+def _lines(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, 8), break_on_hyphens=False, break_long_words=" " not in text) or [""]
 
 
 def units_of(data: xr.DataArray) -> str:

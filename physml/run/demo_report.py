@@ -27,6 +27,7 @@ def write_report(
 ) -> None:
     """Draw the figures as PNG files and write ``report.html``, which holds them all."""
     from physml.report import Report
+    from physml.run.explain_report import explanation_section
 
     figures = _figures(test, rolled, cycled, shares, maps, histories, scores)
     for name, figure in figures.items():
@@ -118,16 +119,25 @@ def write_report(
             (figures["assimilation_std"], "How uncertain the last analysis is, and where it was observed."),
         ],
     )
-    page.section(
-        "What the forecasts rest on",
-        f"The network's steps were chained into a forecast of five days, under the currents of the day it starts from. Shapley "
-        f"values share its tracer in the middle of the basin, between the two gyres, among the tracer and the currents (u "
-        f"eastward, v northward) of each half, against the climatology of the training runs. They add up to the forecast to "
-        f"{scores['explanation']['residual']:.0e} {units}.",
-        [
-            (figures["shapley"], "Mean absolute contribution of each input in each half of the basin."),
-            (figures["shapley_maps"], "One forecast, cell by cell: what the tracer and the currents contribute."),
-        ],
+    explanation_section(
+        page,
+        shares,
+        heading="What the forecasts rest on",
+        before="The network's steps were chained into a forecast of five days, under the currents of the day it starts from. Its "
+        "tracer in the middle of the basin, between the two gyres, is shared among the tracer and the currents (u eastward, v "
+        "northward) of each half of the basin.",
+        figures={
+            "shapley": (figures["shapley"], "Mean absolute contribution of each input in each half of the basin."),
+            "shapley_waterfall": (
+                figures["shapley_waterfall"],
+                "One forecast, from the climatology to the prediction.",
+            ),
+            "shapley_time": (figures["shapley_time"], "Contributions to the forecasts over the run."),
+            "shapley_maps": (
+                figures["shapley_maps"],
+                "One forecast, cell by cell: what the tracer and the currents contribute.",
+            ),
+        },
     )
     page.section(
         "How long it took",
@@ -199,6 +209,7 @@ def _figures(
     end = cycled.isel(time=last)
     top = float(np.nanpercentile(panels.sel(network="truth"), 99.8))
     sea = test.wet
+    one = shares.isel(run=0, time=shares.sizes["time"] // 2)
     observed = {
         "latitude": end.observation_latitude.values,
         "longitude": end.observation_longitude.values,
@@ -231,6 +242,8 @@ def _figures(
             end[f"{TRACER}_std"], observed, mask=sea, title="Uncertainty of the last analysis"
         ),
         "shapley": plot.bars(shares, title="What a five-day forecast of the middle rests on"),
+        "shapley_waterfall": plot.waterfall(one, title="One five-day forecast"),
+        "shapley_time": plot.time_by_group(shares.isel(run=0), title="Contributions over the run"),
         "shapley_maps": plot.attribution_maps(
             maps.isel(run=0, time=0), mask=sea, title="Contributions to one five-day forecast"
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -305,16 +305,36 @@ def write_prediction(
                 remedy="choose another",
             )
         )
-    path = Path(model_path)
-    model = load(path / MODEL if path.is_dir() else path)
+    model, prepared = open_for(model_path, data)
+    means = _climatology_of(model)
     spec = model.layout.spec
-    preparation = json.loads(model.provenance.get("preparation", "{}"))
-    ds = prepare.open_data(data, sample_dim=spec.sample_dim)
-    renamed = {old: new for old, new in preparation.get("rename", {}).items() if old in ds.variables or old in ds.dims}
-    ds = prepare.rename_and_select(ds, renamed, preparation.get("select", {}))
-    names = preparation.get("anomaly", [])
-    means = xr.Dataset({n: model.layout.statics[f"{CLIMATOLOGY}{n}"] for n in names}, {"month": np.arange(1, 13)})
-    prepared = prepare.remove(ds, means, spec.sample_dim)
     forecast = prepare.restore(predict(model, prepared, tiles=tiles), means, spec.sample_dim)
     key = key_of(model, prepared, tiles=tiles)
     return stream(forecast, target, key, spec.sample_dim, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def open_for(model: str | Path | FieldModel, data: str | Sequence[str]) -> tuple[FieldModel, xr.Dataset]:
+    """Return a model, and data on disk prepared as those it was trained on, lazily.
+
+    Parameters
+    ----------
+    model
+        A ``.keras`` file, the folder of a run, or the model itself.
+    data
+        netCDF files or a zarr store with the inputs.
+    """
+    if not isinstance(model, FieldModel):
+        path = Path(model)
+        model = load(path / MODEL if path.is_dir() else path)
+    sample_dim = model.layout.spec.sample_dim
+    preparation = json.loads(model.provenance.get("preparation", "{}"))
+    ds = prepare.open_data(data, sample_dim=sample_dim)
+    renamed = {old: new for old, new in preparation.get("rename", {}).items() if old in ds.variables or old in ds.dims}
+    ds = prepare.rename_and_select(ds, renamed, preparation.get("select", {}))
+    return model, prepare.remove(ds, _climatology_of(model), sample_dim)
+
+
+def _climatology_of(model: FieldModel) -> xr.Dataset:
+    """Return the climatology of the training period that was taken from the variables, by month."""
+    names = json.loads(model.provenance.get("preparation", "{}")).get("anomaly", [])
+    return xr.Dataset({n: model.layout.statics[f"{CLIMATOLOGY}{n}"] for n in names}, {"month": np.arange(1, 13)})

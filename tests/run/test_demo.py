@@ -65,7 +65,7 @@ def test_fields_are_labelled_and_the_model_is_saved(out):
 
 def test_the_page_stands_alone(out):
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 10
+    assert page.count("data:image/png;base64,") == 12
     links = re.findall(r'(?:src|href)="(https?://[^"]+)"', page)
     assert all(link.startswith("https://doi.org/") for link in links)
     for words in ("Assimilating observations", "What the forecasts rest on", "Conservation and positivity"):

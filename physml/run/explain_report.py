@@ -1,0 +1,245 @@
+"""The section of a report that tells an explanation: what was asked, how sure the answer is, figures, and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from physml.plot import _explain as intervals
+from physml.plot import _style as style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from physml.report import Report
+
+ROUND_OFF = 1e-5
+"""Part of the largest contribution below which what is left over is called round-off."""
+Figures = dict[str, tuple["Figure", str]]
+
+
+def explanation_section(
+    report: Report,
+    result: xr.Dataset,
+    *,
+    heading: str = "What the predictions rest on",
+    before: str = "",
+    figures: Figures | None = None,
+    table: int = 40,
+    **drawing: Any,
+) -> Figures:
+    """Add a section on an explanation to a report.
+
+    Parameters
+    ----------
+    report
+        The page.
+    result
+        What :meth:`physml.explain.Explainer.shapley` returned, or another Dataset with ``attribution`` along ``group``.
+    heading
+        Heading of the section.
+    before
+        Text before what was asked and how; an empty line begins a paragraph.
+    figures
+        Figures with captions by name, in place of those that :func:`explanation_figures` draws.
+    table
+        Largest number of groups in the table.
+    **drawing
+        Arguments of :func:`explanation_figures`.
+
+    Returns
+    -------
+    dict
+        The figures with their captions by name, to be written as files too.
+
+    Raises
+    ------
+    ValueError
+        Where the Dataset holds no attribution by group.
+    """
+    drawn = explanation_figures(result, **drawing) if figures is None else figures
+    text = "\n\n".join(t for t in (before, explanation_text(result)) if t)
+    report.section(heading, text, list(drawn.values()), explanation_table(result, table))
+    return drawn
+
+
+def explanation_text(result: xr.Dataset) -> str:
+    """Return what was asked, how it was answered, and how sure the answer is, in sentences."""
+    whole, result = result, style.attribution_of(result)
+    phi, attrs = result["attribution"], result.attrs
+    units = style.units_of(phi).strip(" []")
+    target, baseline = attrs.get("target", "the prediction"), attrs.get("baseline", "not recorded")
+    asked = (
+        f"Asked was what each of {phi.sizes['group']} groups of inputs adds to {target}{_samples(result, whole)}. "
+        f"A group that is absent is filled from the baseline: {baseline}."
+    )
+    how = f"Method: {attrs.get('method', 'not recorded')}"
+    tol, rtol = (attrs.get(n) for n in ("tol", "rtol"))
+    if "converged" in result and any(isinstance(t, Real) for t in (tol, rtol)):
+        wide = [f"{tol:g} {units}".strip()] if isinstance(tol, Real) else []
+        wide += [f"{100 * rtol:g} % of the largest contribution"] if isinstance(rtol, Real) else []
+        how += f", until the half-width of every interval is below {' and '.join(wide)}"
+    if "rows" in attrs:
+        each = f", {_count(attrs['rows_per_sample'])} for each sample" if "rows_per_sample" in attrs else ""
+        how += f"; the model was run on {_count(attrs['rows'])} rows of inputs{each}"
+    seed = attrs.get("seed", "none")
+    how += "." if str(seed) == "none" else f"; seed {seed}."
+    return f"{asked}\n\n{how} {_certainty(result, units)} {_left_over(result, units)}".strip()
+
+
+def explanation_table(result: xr.Dataset, most: int = 40) -> list[dict[str, Any]]:
+    """Return one row for each group: contribution and its 95 % interval, the groups by mean absolute contribution."""
+    result = style.attribution_of(result)
+    phi = result["attribution"]
+    many = phi.ndim > 1
+    units = style.units_of(phi)
+    mean, half = intervals.mean_of(result, True, "estimate")
+    size, around = intervals.mean_of(result, False, "estimate")
+    total = float(abs(size).sum()) or 1.0
+    rows = []
+    for i in np.argsort(-abs(size).values, kind="stable")[:most]:
+        row: dict[str, Any] = {"group": str(phi["group"].values[i])}
+        row[f"mean contribution{units}" if many else f"contribution{units}"] = float(mean[i])
+        row["95 % interval"] = _interval(float(mean[i]), float(half[i]))
+        if many:
+            row[f"mean absolute contribution{units}"] = float(size[i])
+            row["95 % interval of it"] = _interval(float(size[i]), float(around[i]))
+        row["share of all"] = f"{100 * abs(float(size[i])) / total:.0f} %"
+        rows.append(row)
+    return rows
+
+
+def explanation_figures(
+    result: xr.Dataset,
+    *,
+    sample: Mapping[str, Any] | None = None,
+    values: str | xr.DataArray | None = None,
+    maps: xr.Dataset | None = None,
+    mask: xr.DataArray | None = None,
+) -> Figures:
+    """Return the figures that suit a result, with captions, by name.
+
+    Parameters
+    ----------
+    result
+        Dataset with ``attribution`` along ``group``.
+    sample
+        Labels of the sample that the waterfall shows; by default the one whose prediction is furthest from its baseline.
+    values
+        What colours the beeswarm; see :func:`physml.plot.beeswarm`.
+    maps
+        Attributions on space to be drawn as maps: of cells or patches, or those of a target that is a field.
+    mask
+        Valid cells of the maps.
+
+    Returns
+    -------
+    dict
+        ``bars``, and as far as the result has them ``waterfall`` (one number a sample), ``beeswarm`` (8 samples or more),
+        ``time`` (one dimension of samples) and ``maps``.
+    """
+    from physml import plot
+
+    result = style.attribution_of(result)
+    phi = result["attribution"]
+    outer = intervals.samples_of(result)
+    space = [d for d in phi.dims if d != "group" and d not in outer]
+    exact = float(intervals.half_width(result).max()) == 0
+    sure = "" if exact else " Whiskers: 95 % intervals."
+    drawn: Figures = {}
+    what = (
+        "Mean absolute contribution of each group" if phi.ndim > 1 else "Contribution of each group to one prediction"
+    )
+    drawn["bars"] = (plot.bars(result, title="What each group contributes"), f"{what}.{sure}")
+    if not space and {"prediction", "base_value"} <= set(result):
+        one = _one(result, outer, sample)
+        named = ", ".join(style.entry(one[d], 0) for d in outer if d in one.coords)
+        one = one.squeeze(outer)
+        caption = f"From the baseline to the prediction, group by group{f': {named}' if named else ''}.{sure}"
+        drawn["waterfall"] = (plot.waterfall(one, title=named or "One prediction"), caption)
+    count = int(np.prod([phi.sizes[d] for d in outer]))
+    if not space and outer and count >= 8:
+        colour = "" if values is None else " Colour: the inputs of the group."
+        figure = plot.beeswarm(result, values=values, title="Contributions to every prediction")
+        drawn["beeswarm"] = (figure, f"One dot for each of {count} predictions, by group.{colour}")
+    if not space and len(outer) == 1 and phi.sizes[outer[0]] >= 4:
+        figure = plot.time_by_group(result, title=f"Contributions by {outer[0]}")
+        drawn["time"] = (figure, f"Contributions of each group by {outer[0]}, below the prediction and its baseline.")
+    if maps is not None:
+        where = _one(maps, [d for d in maps["attribution"].dims if d in outer], sample).squeeze()
+        figure = plot.attribution_maps(where, mask=mask, title="Where the contributions lie")
+        drawn["maps"] = (figure, "Contributions on the map, on one scale that is white at zero.")
+    return drawn
+
+
+def _one(result: xr.Dataset, outer: list[Any], sample: Mapping[str, Any] | None) -> xr.Dataset:
+    """Return one sample, its dimensions kept: that of these labels, or the one furthest from its baseline."""
+    if not outer:
+        return result
+    if sample is not None:
+        return result.sel({d: [v] for d, v in sample.items()})
+    away = abs(result["attribution"].sum([d for d in result["attribution"].dims if d not in outer]))
+    if {"prediction", "base_value"} <= set(result) and set(result["prediction"].dims) == set(outer):
+        away = abs(result["prediction"] - result["base_value"]).transpose(*away.dims)
+    at = np.unravel_index(int(np.nanargmax(away.values)), away.shape)
+    return result.isel({d: [int(i)] for d, i in zip(away.dims, at, strict=True)})
+
+
+def _samples(result: xr.Dataset, whole: xr.Dataset) -> str:
+    """Return how many samples, and from when to when; *whole* still has the dimensions of one entry."""
+    phi = result["attribution"]
+    outer = intervals.samples_of(result)
+    space = [d for d in phi.dims if d != "group" and d not in outer]
+    where = ", cell by cell" if space else ""
+    if not outer:
+        single = [d for d in intervals.samples_of(whole) if d in whole.coords and whole.sizes[d] == 1]
+        named = ", ".join(style.entry(whole[d], 0) for d in single)
+        return f"{where} for one sample{f', {named}' if named else ''}"
+    count = int(np.prod([phi.sizes[d] for d in outer]))
+    dated = next((d for d in outer if d in phi.coords and phi[d].dtype.kind in "MO"), None)
+    if dated is None or phi.sizes[dated] < 2:
+        return f"{where} in {_count(count)} samples"
+    first, last = style.entry(phi[dated], 0), style.entry(phi[dated], -1)
+    return f"{where} in {_count(count)} samples from {first} to {last}"
+
+
+def _certainty(result: xr.Dataset, units: str) -> str:
+    phi = float(abs(result["attribution"]).max())
+    stderr = float(result["stderr"].max()) if "stderr" in result else 0.0
+    if not stderr > 0:
+        return "The contributions are exact for this model, these groups and this baseline."
+    told = f"The largest standard error is {stderr:.2g} {units}".strip()
+    told += f", {100 * stderr / phi:.2g} % of the largest contribution" if phi > 0 else ""
+    if "converged" not in result:
+        return f"{told}."
+    done = result["converged"].values.astype(bool)
+    if done.all():
+        return f"{told}; every sample reached the tolerance."
+    left = _count((~done).sum())
+    return f"{told}; {left} of {_count(done.size)} samples did not reach the tolerance within their rows."
+
+
+def _left_over(result: xr.Dataset, units: str) -> str:
+    if "residual" not in result:
+        return ""
+    left, most = float(abs(result["residual"]).max()), float(abs(result["attribution"]).max())
+    told = f"The contributions add up to prediction minus baseline to {left:.1g} {units}".strip()
+    if left <= ROUND_OFF * most:
+        return f"{told}, which is round-off."
+    return f"{told} at worst, {100 * left / (most or 1.0):.2g} % of the largest contribution."
+
+
+def _interval(value: float, half: float) -> str:
+    if not half > 0:
+        return "exact"
+    digits = max(0, -int(np.floor(np.log10(half)))) + 1
+    low, high = (f"{x:.{digits}f}".replace("-", "\N{MINUS SIGN}") for x in (value - half, value + half))
+    return f"{low} to {high}"
+
+
+def _count(value: Any) -> str:
+    return f"{int(value):_}".replace("_", "\N{NARROW NO-BREAK SPACE}")
