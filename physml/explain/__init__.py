@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from physml.explain.reconstruction import novelty as novelty
     from physml.explain.shapley import interval as interval
     from physml.explain.shapley import shapley_values as shapley_values
+    from physml.explain.summaries import mean_absolute as mean_absolute
+    from physml.explain.summaries import summary as summary
     from physml.explain.targets import area_mean as area_mean
     from physml.explain.targets import box_mean as box_mean
     from physml.explain.targets import cell as cell
@@ -72,6 +74,10 @@ _HOMES = {
     "shapley": (
         "interval",
         "shapley_values",
+    ),
+    "summaries": (
+        "mean_absolute",
+        "summary",
     ),
     "targets": (
         "area_mean",

@@ -2,7 +2,8 @@
 
 :func:`attribute` is what ``Explainer.gradients(ds, kind=...)`` calls; the kinds and their settings:
 
-- ``"saliency"``, ``"smoothgrad"``, ``"input_x_gradient"``, ``"integrated"``, ``"expected"``: :mod:`.kinds`
+- ``"saliency"``, ``"smoothgrad"``, ``"input_x_gradient"``: :mod:`.local`
+- ``"integrated"``, ``"expected"``: :mod:`.path_kinds`
 - ``"grad_cam"``, ``"lrp"``: :mod:`.layered`
 - ``"occlusion"``: :mod:`.occlusion`
 """

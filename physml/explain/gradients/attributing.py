@@ -16,20 +16,21 @@ from physml.explain.blocks import Block, over_samples, samples_at_a_time
 from physml.explain.game import default_rows
 from physml.explain.gradients.kinds import Kind
 from physml.explain.gradients.occlusion import Occlusion, by_groups
-from physml.explain.gradients.work import Work
+from physml.explain.gradients.work import Work, keras_of
 from physml.explain.result import Part, label
 from physml.provenance import same_units
 
 if TYPE_CHECKING:
     from physml.explain.explainer import Explainer
+    from physml.explain.models import Adapted
     from physml.layout import Layout
 
 KINDS = {
-    "saliency": ("kinds", "Saliency"),
-    "smoothgrad": ("kinds", "SmoothGrad"),
-    "input_x_gradient": ("kinds", "InputXGradient"),
-    "integrated": ("kinds", "Integrated"),
-    "expected": ("kinds", "Expected"),
+    "saliency": ("local", "Saliency"),
+    "smoothgrad": ("local", "SmoothGrad"),
+    "input_x_gradient": ("local", "InputXGradient"),
+    "integrated": ("path_kinds", "Integrated"),
+    "expected": ("path_kinds", "Expected"),
     "grad_cam": ("layered", "GradCam"),
     "lrp": ("layered", "Lrp"),
     "occlusion": ("occlusion", "Occlusion"),
@@ -54,7 +55,7 @@ def attribute(
     batch_rows
         Rows the model is given at a time, which bounds memory; default by size of the inputs.
     **settings
-        Of the kind: see the classes in :mod:`physml.explain.gradients.kinds`, ``layered`` and ``occlusion``.
+        Of the kind: see the classes in the modules ``local``, ``path_kinds``, ``layered`` and ``occlusion`` beside this one.
 
     Returns
     -------
@@ -78,12 +79,12 @@ def attribute(
     """
     chosen = _kind(kind, settings)
     grouped = isinstance(chosen, Occlusion) and chosen.patches is None
-    packed, beside = explainer.read(ds)
+    packed, beside = explainer.read(ds) if chosen.compared else (explainer.layout.pack(ds, "inputs"), None)
     layout, measure, sample = explainer.layout, explainer.measure, explainer.layout.spec.sample_dim
     _check(explainer, kind, chosen, grouped)
     dtype = str(explainer.adapted.dtype or packed.dtype)
     shape = (len(layout.inputs), *layout.shape)
-    told = {} if grouped else chosen.prepare(explainer, (None, *layout.shape, len(layout.inputs)), dtype)  # type: ignore[arg-type]
+    told = {} if grouped else chosen.prepare(explainer, (None, *layout.shape, len(layout.inputs)), dtype)
     slots = explainer.slots(packed) if chosen.compared else 0
 
     parts = _group_parts(explainer) if grouped else _cell_parts(explainer, chosen)
@@ -104,7 +105,7 @@ def attribute(
         depth,
         width,
         baseline=explainer.baseline if chosen.compared else None,
-        beside=beside if chosen.compared else None,
+        beside=beside,
         at_a_time=at_a_time,
         title=kind.replace("_", " "),
     )
@@ -164,11 +165,11 @@ def _check(explainer: Explainer, kind: str, chosen: Kind, grouped: bool) -> None
             type(explainer.model).__name__,
             "use .shapley(...) or kind='occlusion', which need values only",
         )
-    if chosen.network and adapted.network is None:
+    if chosen.network and (why := _opaque(adapted, chosen)):
         refuse(
             f"kind {kind!r} looks into the layers of a network",
-            "a FieldModel or a Keras model",
-            type(explainer.model).__name__,
+            "a Keras model of one input",
+            why,
             "use kind='integrated'",
         )
     if measure.dims and not grouped:
@@ -185,6 +186,18 @@ def _check(explainer: Explainer, kind: str, chosen: Kind, grouped: bool) -> None
             "a function of the output Dataset",
             "choose one of these, or use .shapley(...) or kind='occlusion'",
         )
+
+
+def _opaque(adapted: Adapted, chosen: Kind) -> str | None:
+    """Return what keeps a kind from looking into a model; None if nothing does."""
+    if adapted.network is not None:
+        return None
+    model = keras_of(adapted)
+    if model is None:
+        return adapted.name
+    if len(model.inputs) > 1:
+        return f"{model.name!r} of {len(model.inputs)} inputs"
+    return None if not chosen.on_grid else f"{model.name!r} of a list of values, which lie on no grid"
 
 
 def _explain(work: Work, chosen: Kind, block: Block) -> np.ndarray:

@@ -77,7 +77,9 @@ def activation_map(
         Where there is no such layer, or its output lies on other dimensions than the inputs.
     """
     chosen, turn = choose(network, shape, dtype, layer)
-    column = np.asarray(weights, dtype).reshape(-1, 1)
+    # Weights of about one, since those of a mean over many cells would vanish in the half precision of a network.
+    scale = float(np.abs(weights).max()) or 1.0
+    column = np.asarray(weights / scale, dtype).reshape(-1, 1)
 
     def run(x: Any, shift: Any | None) -> tuple[Any, Any]:
         seen, calls = [], [0]
@@ -105,7 +107,7 @@ def activation_map(
 
     def maps(rows: np.ndarray) -> np.ndarray:
         features, slopes = (a.astype("float64") for a in compiled(rows))
-        share = slopes.mean(tuple(range(1, slopes.ndim - 1)), keepdims=True)
+        share = scale * slopes.mean(tuple(range(1, slopes.ndim - 1)), keepdims=True)
         return resized(np.maximum((share * features).sum(-1), 0), shape[1:-1])
 
     return maps
@@ -128,7 +130,7 @@ def resized(field: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return field
 
 
-def choose(network: Any, shape: tuple[int, ...], dtype: str, name: str | None) -> tuple[Any, int]:
+def choose(network: Any, shape: Sequence[int | None], dtype: str, name: str | None) -> tuple[Any, int]:
     """Return a layer and which of its calls is meant (the last), counted from 0."""
     found = [(op, out) for op, _, out in operations(network, shape, dtype) if hasattr(out, "shape")]
     fits = [op for op, out in found if len(out.shape) == len(shape) and isinstance(op, keras.layers.Layer)]

@@ -12,7 +12,7 @@ import numpy as np
 from physml.explain.blocks import Block
 from physml.explain.gradients.kinds import Found, Kind
 from physml.explain.gradients.rows import in_batches
-from physml.explain.gradients.work import Work
+from physml.explain.gradients.work import Work, keras_of
 
 if TYPE_CHECKING:
     from physml.explain.explainer import Explainer
@@ -31,6 +31,7 @@ class GradCam(Kind):
     layer: str | None = None
     method: ClassVar[str] = "Grad-CAM"
     network: ClassVar[bool] = True
+    on_grid: ClassVar[bool] = True
     adds_up: ClassVar[bool] = False
     by_channel: ClassVar[bool] = False
     compared: ClassVar[bool] = False
@@ -40,7 +41,7 @@ class GradCam(Kind):
         """A map."""
         return {"attribution": "Grad-CAM of {}"}
 
-    def prepare(self, explainer: Explainer, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+    def prepare(self, explainer: Explainer, shape: tuple[int | None, ...], dtype: str) -> dict[str, Any]:
         """Find the layer."""
         from physml.explain.gradients.cam import choose
 
@@ -92,19 +93,20 @@ class Lrp(Kind):
 
     @property
     def numbers(self) -> dict[str, str]:
-        """Prediction, base value and residual: what biases absorb."""
+        """Prediction, base value and residual."""
         return {
             "prediction": "{}",
             "base_value": "{} where inputs and output of the network are at their means",
-            "residual": "{} absorbed by biases",
+            "residual": "{} left over by the relevance: what biases and the stabiliser take",
         }
 
-    def prepare(self, explainer: Explainer, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+    def prepare(self, explainer: Explainer, shape: tuple[int | None, ...], dtype: str) -> dict[str, Any]:
         """Refuse layers that relevance cannot pass."""
         from physml.explain.gradients import lrp
 
         rule = lrp.rule(self.rule, self.epsilon)
-        lrp.inspect(explainer.adapted.network, shape, dtype)
+        cells = _cells(explainer)
+        lrp.inspect(keras_of(explainer.adapted), shape if cells is None else (None, cells.size), dtype)
         return {"rule": rule.name, **({"epsilon": rule.epsilon} if rule.name == "epsilon" else {})}
 
     def explain(self, work: Work, block: Block) -> Found:
@@ -122,4 +124,13 @@ def _compile_relevance(explainer: Explainer, rule: str, epsilon: float, shape: t
 
     weights = explainer.measure.weights
     assert weights is not None
-    return lrp.relevance(explainer.adapted.network, weights, lrp.rule(rule, epsilon), shape, dtype)
+    model, cells = keras_of(explainer.adapted), _cells(explainer)
+    return lrp.relevance(model, weights, lrp.rule(rule, epsilon), shape, dtype, cells)
+
+
+def _cells(explainer: Explainer) -> np.ndarray | None:
+    """Return where the features of a model of ``[row, n]`` stand among the inputs; None for one of ``[row, *space, channel]``."""
+    adapted = explainer.adapted
+    if adapted.network is not None or len(keras_of(adapted).inputs) != 1:
+        return None
+    return np.flatnonzero(adapted.layout.valid("inputs"))

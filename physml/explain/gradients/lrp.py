@@ -47,7 +47,7 @@ def rule(name: str, epsilon: float) -> Rule:
     return Rule(name, epsilon)
 
 
-def inspect(network: Any, shape: tuple[int, ...], dtype: str) -> None:
+def inspect(network: Any, shape: tuple[int | None, ...], dtype: str) -> None:
     """Refuse what relevance cannot pass, before anything is computed.
 
     Parameters
@@ -55,7 +55,7 @@ def inspect(network: Any, shape: tuple[int, ...], dtype: str) -> None:
     network
         A FieldModel, or a network.
     shape, dtype
-        Of its inputs.
+        Of its inputs, with the rows.
 
     Raises
     ------
@@ -81,7 +81,9 @@ def inspect(network: Any, shape: tuple[int, ...], dtype: str) -> None:
     check(network, shape, dtype)
 
 
-def relevance(network: Any, weights: np.ndarray, how: Rule, shape: tuple[int, ...], dtype: str) -> Relevance:
+def relevance(
+    network: Any, weights: np.ndarray, how: Rule, shape: tuple[int, ...], dtype: str, cells: np.ndarray | None = None
+) -> Relevance:
     """Return the relevance of inputs for a linear functional of a model's output; compiled once.
 
     Parameters
@@ -94,6 +96,8 @@ def relevance(network: Any, weights: np.ndarray, how: Rule, shape: tuple[int, ..
         The rule.
     shape, dtype
         Of the rows, with their number.
+    cells
+        For a network of ``[row, n]``: where its features stand among the inputs ``[*space, channel]``.
     """
     weights = np.asarray(weights, "float64").ravel()
     share = weights.astype("float32")
@@ -102,29 +106,33 @@ def relevance(network: Any, weights: np.ndarray, how: Rule, shape: tuple[int, ..
         return ops.reshape(ops.convert_to_tensor(share), out.shape[1:])
 
     def plain(x: Any) -> tuple[Any, ...]:
-        r = propagate(network, parts_of, ops.cast(x, "float32"), lambda out: out * shares(out), how)
+        def enter(x: Any) -> Any:
+            return x if cells is None else ops.take(ops.reshape(x, (shape[0], -1)), cells, axis=1)
+
+        features, back = vjp(enter, ops.cast(x, "float32"))
+        r = back(propagate(network, parts_of, features, lambda out: out * shares(out), how))
         return r, ops.zeros_like(r), ops.zeros((shape[0], weights.size), "float32")
 
     def inside(x: Any) -> tuple[Any, ...]:
         spec = operations(network.network, shape, network.compute_dtype)[-1][2]
-        seen: list[Any] = []
+        nothing = ops.zeros((shape[0], *spec.shape[1:]), network.compute_dtype)
+        scaled: list[Any] = []
+
+        def look(z: Any, training: Any = None) -> Any:
+            scaled.append(z)
+            return nothing
 
         def output(x: Any, n: Any) -> Any:
-            def fixed(z: Any, training: Any = None) -> Any:
-                seen.append(z)
-                return n
+            return network.through(x, lambda z, training=None: n, penalties=False)
 
-            return network.through(x, fixed, penalties=False)
-
-        nothing = ops.zeros((shape[0], *spec.shape[1:]), network.compute_dtype)
+        network.through(x, look, penalties=False)
         # What the inputs add beside the network (increments), and what a unit of the network's output adds.
         start, of_inputs = vjp(lambda x: output(x, nothing), x)
         _, of_network = vjp(lambda n: output(x, n), nothing)
         seed = ops.zeros_like(start) + shares(start)
         unit = ops.cast(of_network(seed), "float32")
-        scaled = ops.cast(seen[0], "float32")
         beside = (x - network._scale.centre(x)) * of_inputs(seed)
-        r = propagate(network.network, parts_of, scaled, lambda out: out * unit, how)
+        r = propagate(network.network, parts_of, ops.cast(scaled[0], "float32"), lambda out: out * unit, how)
         return r, beside, ops.reshape(start, (shape[0], -1))
 
     run = compiled_rows(inside if _is_field_model(network) else plain, list(network.variables), shape, dtype)

@@ -59,7 +59,7 @@ class Occlusion(Kind):
         """Return the windows of a sample with every baseline row."""
         return slots * len(self.parts(explainer))
 
-    def prepare(self, explainer: Explainer, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+    def prepare(self, explainer: Explainer, shape: tuple[int | None, ...], dtype: str) -> dict[str, Any]:
         """Check the windows."""
         parts = self.parts(explainer)
         told = lambda sizes: ", ".join(f"{d} {n}" for d, n in (sizes or {}).items()) or "none"  # noqa: E731

@@ -97,20 +97,19 @@ def integrated_plan(index: np.ndarray, rule: str, steps: int, seed: int, numbers
 def expected_plan(index: np.ndarray, steps: int, replicates: int, seed: int, numbers: np.ndarray) -> Plan:
     """Return random points for expected gradients: a baseline row drawn for each, and one point in each of *steps* equal parts.
 
-    Replicates are alike and nearly independent, so that their spread gives the standard error. Baseline rows come from a
-    balanced shuffle: each is drawn equally often, or as nearly as the number of points allows.
+    Replicates are drawn alike and independently, so that their spread gives the standard error of their mean. Within one, the
+    baseline rows are dealt evenly: with as many steps as rows each comes once.
     """
-    at, rows = [], []
-    for number, own in zip(numbers, index, strict=True):
+    shape = (replicates, steps)
+    at, rows = np.zeros((len(index), *shape)), np.zeros((len(index), *shape), int)
+    for s, (number, own) in enumerate(zip(numbers, index, strict=True)):
         rng = np.random.default_rng((seed, int(number)))
-        total = replicates * steps
-        rounds = [rng.permutation(own) for _ in range(-(-total // len(own)))]
-        # Shuffled once more within each part of the path, or rows would meet the same parts again and again.
-        drawn = np.concatenate(rounds)[:total].reshape(replicates, steps)
-        rows.append(np.take_along_axis(drawn, rng.permuted(np.tile(np.arange(steps), (replicates, 1)), axis=1), axis=1))
-        at.append((np.arange(steps) + rng.random((replicates, steps))) / steps)
-    shape = (len(index), replicates, steps)
-    return Plan(np.array(at).reshape(shape), np.full(shape, 1 / steps), np.array(rows).reshape(shape))
+        rounds = -(-steps // len(own))
+        dealt = rng.permuted(np.tile(own, (replicates, rounds, 1)), axis=2).reshape(replicates, -1)[:, :steps]
+        # Shuffled once more, or the rows of a round would meet one end of the path together.
+        rows[s] = rng.permuted(dealt, axis=1)
+        at[s] = (np.arange(steps) + rng.random(shape)) / steps
+    return Plan(at, np.full(at.shape, 1 / steps), rows)
 
 
 def along(

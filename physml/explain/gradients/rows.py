@@ -74,7 +74,9 @@ def input_gradient(
 
     from physml._backend import vjp
 
-    column = np.asarray(weights, dtype).reshape(-1, 1)
+    # Weights of about one, since those of a mean over many cells would vanish in the half precision of a network.
+    scale = float(np.abs(weights).max()) or 1.0
+    column = np.asarray(weights / scale, dtype).reshape(-1, 1)
 
     def function(x: Any) -> tuple[Any]:
         def value(x: Any) -> Any:
@@ -84,7 +86,7 @@ def input_gradient(
         return (pull(ops.ones((shape[0], 1), dtype)),)
 
     run = compiled_rows(function, variables, shape, dtype)
-    return lambda rows: run(rows)[0]
+    return lambda rows: run(rows)[0] * scale
 
 
 def compiled_rows(

@@ -14,6 +14,7 @@ from physml.explain.gradients.rows import Late, in_batches, input_gradient
 
 if TYPE_CHECKING:
     from physml.explain.explainer import Explainer
+    from physml.explain.models import Adapted
 
 
 class Work:
@@ -83,4 +84,9 @@ class Work:
 def _compile_gradient(explainer: Explainer, shape: tuple[int, ...], dtype: str) -> Any:
     adapted, weights = explainer.adapted, explainer.measure.weights
     assert adapted.tensors is not None and weights is not None
-    return input_gradient(adapted.tensors, weights, list(getattr(adapted.network, "variables", [])), shape, dtype)
+    return input_gradient(adapted.tensors, weights, list(getattr(keras_of(adapted), "variables", [])), shape, dtype)
+
+
+def keras_of(adapted: Adapted) -> Any:
+    """Return the Keras model or layer behind an adapted model, whatever inputs it takes; None where there is none."""
+    return adapted.network if adapted.network is not None else getattr(adapted.call, "model", None)
