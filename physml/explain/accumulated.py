@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 
 from physml._errors import refuse
+from physml.explain.accumulated_cells import Cells
 from physml.explain.resampling import Length
 from physml.explain.rows import MEMORY
 from physml.explain.varied import Case, Chosen
@@ -40,6 +41,7 @@ def ale(
     *,
     groups: Groups | None = None,
     bins: Bins | tuple[Bins, Bins] = 20,
+    by: Literal["sample", "cell"] = "sample",
     empty: Literal["nearest", "missing"] = "nearest",
     block: Length = None,
     n_bootstrap: int = 200,
@@ -62,6 +64,10 @@ def ale(
     bins
         Number of bins, of equally many samples as far as values are not tied; or their edges, beyond which samples do not
         count. Edges are values of samples.
+    by
+        ``"sample"``: as above. ``"cell"``: for models whose output in a cell depends on the inputs of that cell alone, such as a
+        forest of cells: every cell of every sample is a case of its own, with the value it holds, weighted by area. The target is
+        then a field; its mean effect is returned.
     empty
         For two variables: ``"nearest"``: a cell without samples takes the mean difference of the nearest that has some, in
         units of the range of each variable, as Apley and Zhu do; ``"missing"``: as before, but the effect is missing at points
@@ -93,6 +99,8 @@ def ale(
     """
     if empty not in ("nearest", "missing"):
         refuse(f"empty {empty!r} is unknown", "'nearest' or 'missing'", repr(empty), "leave it out")
+    if by not in ("sample", "cell"):
+        refuse(f"by {by!r} is unknown", "'sample' or 'cell'", repr(by), "leave it out")
     two = not isinstance(over, str)
     case = Case(
         model,
@@ -112,12 +120,23 @@ def ale(
     wanted = (bins,) if len(case.chosen) == 1 else bins if isinstance(bins, tuple) else (bins, bins)
     if len(wanted) != len(case.chosen):
         refuse("bins do not fit over", f"{len(case.chosen)} of them", len(wanted), "give bins for each, or a number")
-    edges = [_edges(b, x, c) for b, x, c in zip(wanted, case.values, case.chosen, strict=True)]
+    cells = Cells(case) if by == "cell" else None
+    values = case.values if cells is None else cells.values()
+    edges = [_edges(b, x, c) for b, x, c in zip(wanted, values, case.chosen, strict=True)]
     shape = tuple(e.size - 1 for e in edges)
-    where = _places(case.values, edges)
-    sums = _differences(case, edges, where)
-    weights = _weights(case, where, shape)
-    fill = _nearest_cells(weights[0][0], edges) if two else np.arange(shape[0])
+    where = _places(values, edges)
+    if cells is None:
+        sums, weights = _differences(case, edges, where), _weights(case, where, shape)
+    else:
+        sums, weights = cells.differences(edges, where), cells.sums(where, shape)
+        cells.alone()
+    held = np.bincount(np.ravel_multi_index(tuple(where[0]), shape)[where[2]], minlength=int(np.prod(shape)))
+    if not two and (held == 0).any():
+        gone = np.flatnonzero(held == 0)
+        refuse(
+            "bins hold no samples", "one or more samples in each bin", f"none in bins {gone[:5].tolist()}", "widen them"
+        )
+    fill = _nearest_cells(held, edges) if two else np.arange(shape[0])
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = sums / weights[0][..., None]
     whole = mean[:1][:, fill]
@@ -125,18 +144,19 @@ def ale(
     mean = np.where(np.isfinite(mean), mean, whole).reshape(len(mean), *shape, case.width)
     effect = _accumulate(mean, [w.reshape(len(mean), *shape, 1) for w in weights])
     counts = np.zeros([n + 1 for n in shape], int)
-    counts[(slice(1, None),) * len(shape)] = weights[0][0].reshape(shape)
+    counts[(slice(1, None),) * len(shape)] = held.reshape(shape)
     if two and empty == "missing":
-        held = np.pad(counts, [(0, 1), (0, 1)]) > 0
-        effect[:, ~(held[:-1, :-1] | held[1:, :-1] | held[:-1, 1:] | held[1:, 1:])] = np.nan
+        near = np.pad(counts, [(0, 1), (0, 1)]) > 0
+        effect[:, ~(near[:-1, :-1] | near[1:, :-1] | near[:-1, 1:] | near[1:, 1:])] = np.nan
     order = "second" if two else "first"
-    return case.result(
+    result = case.result(
         {"effect": (effect, f"accumulated local effect of {order} order on {case.measure.label}")},
         edges,
         counts,
         level,
-        {"method": f"accumulated local effects, {order} order", "bins": " x ".join(map(str, shape))},
+        {"method": f"accumulated local effects, {order} order, by {by}", "bins": " x ".join(map(str, shape))},
     )
+    return result if cells is None else result.drop_vars("rug")
 
 
 def _edges(bins: Bins, values: np.ndarray, chosen: Chosen) -> np.ndarray:
@@ -144,7 +164,7 @@ def _edges(bins: Bins, values: np.ndarray, chosen: Chosen) -> np.ndarray:
     if isinstance(bins, int | np.integer):
         if bins < 1:
             refuse("too few bins", ">= 1", bins, "leave it out")
-        edges = np.unique(np.quantile(values, np.linspace(0, 1, int(bins) + 1), method="inverted_cdf"))
+        edges = np.unique(np.quantile(values.ravel(), np.linspace(0, 1, int(bins) + 1), method="inverted_cdf"))
         if edges.size < 2:
             refuse(f"{chosen.name!r} does not vary", "samples with different values", edges[0], "choose another")
         return edges
@@ -197,11 +217,6 @@ def _weights(case: Case, where: Any, shape: tuple[int, ...]) -> list[np.ndarray]
         np.stack([np.bincount(bins, (often * term)[inside], int(np.prod(shape))) for often in case.counts])
         for term in terms
     ]
-    if len(shape) == 1 and (found[0][0] == 0).any():
-        gone = np.flatnonzero(found[0][0] == 0)
-        refuse(
-            "bins hold no samples", "one or more samples in each bin", f"none in bins {gone[:5].tolist()}", "widen them"
-        )
     return found
 
 
