@@ -29,10 +29,14 @@ if TYPE_CHECKING:
     from physml.explain.interactions import PairedPaths as PairedPaths
     from physml.explain.kernel import PairedKernel as PairedKernel
     from physml.explain.models import on_tensors as on_tensors
+    from physml.explain.optimal import backward_optimisation as backward_optimisation
     from physml.explain.owen import ExactOwen as ExactOwen
     from physml.explain.permutations import PairedPermutations as PairedPermutations
+    from physml.explain.reconstruction import novelty as novelty
     from physml.explain.shapley import interval as interval
     from physml.explain.shapley import shapley_values as shapley_values
+    from physml.explain.summaries import mean_absolute as mean_absolute
+    from physml.explain.summaries import summary as summary
     from physml.explain.targets import area_mean as area_mean
     from physml.explain.targets import box_mean as box_mean
     from physml.explain.targets import cell as cell
@@ -63,11 +67,17 @@ _HOMES = {
     ),
     "kernel": ("PairedKernel",),
     "models": ("on_tensors",),
+    "optimal": ("backward_optimisation",),
     "owen": ("ExactOwen",),
     "permutations": ("PairedPermutations",),
+    "reconstruction": ("novelty",),
     "shapley": (
         "interval",
         "shapley_values",
+    ),
+    "summaries": (
+        "mean_absolute",
+        "summary",
     ),
     "targets": (
         "area_mean",

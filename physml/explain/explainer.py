@@ -32,7 +32,8 @@ class Explainer:
     groups
         The players: :func:`groups`. Not needed for gradients.
     target
-        :func:`box_mean`, :func:`area_mean`, :func:`cell`, :func:`field`; the name of an output, such as a class; a function
+        :func:`box_mean`, :func:`area_mean`, :func:`cell`, :func:`field`, or sums and differences of such numbers,
+        ``box_mean(lon=slice(50, 70)) - box_mean(lon=slice(90, 110))``; the name of an output, such as a class; a function
         from the labelled output Dataset to a DataArray along the sample dimension (slower); or None for all of the output.
     layout
         Layout of a model that has none of its own.
@@ -154,7 +155,7 @@ class Explainer:
             ``"exact"``: all coalitions. ``"permutations"``: random orders, each with its reverse. ``"kernel"``: regression on
             random coalitions, each with its complement; no nested groups. ``"auto"``: exact up to 12 groups and 16384 model
             rows a sample, or as many rows as *max_rows*; permutations beyond. ``"trees"``: exact for any number of groups,
-            for scikit-learn's trees, forests and boosting of whole samples and a target linear in their output; ``"auto"``
+            for scikit-learn's trees, forests and boosting, of samples or of cells, and one number linear in their output; ``"auto"``
             takes it where it can. Or an estimator, which then has *pairs* and
             *seed* of its own.
         pairs
@@ -242,3 +243,11 @@ class Explainer:
         from physml.explain.gradients import attribute
 
         return attribute(self, ds, kind, **settings)
+
+    def backward_optimisation(
+        self, start: xr.Dataset, aim: str | float = "greatest", *, background: xr.Dataset, **settings: Any
+    ) -> xr.Dataset:
+        """Return the nearest inputs that make the target great, small, or a value; see :mod:`physml.explain.optimal`."""
+        from physml.explain.optimal import backward_optimisation
+
+        return backward_optimisation(self, start, aim, background=background, **settings)

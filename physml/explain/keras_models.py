@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ class Network:
             )
         self._names = _input_names(model, layout)
         self._cells = _flat_cells(model, layout)
+        self.dtype = _widest(model)
         self._training = "training" in inspect.signature(model.call).parameters
 
     @property
@@ -93,7 +95,7 @@ class Network:
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Return the outputs of rows."""
-        rows = np.asarray(rows, self.model.variable_dtype)
+        rows = np.asarray(rows, self.dtype)
         if rows.shape not in self._compiled:
             for old in list(self._compiled)[: 1 - MOST_SHAPES]:
                 del self._compiled[old]
@@ -122,7 +124,7 @@ def keras_model(model: Any, layout: Layout, probe: np.ndarray, names: Sequence[s
     network = Network(model, layout)
     if isinstance(model, FieldModel):
         return _adapted(network, outputs_of((*layout.shape, len(layout.targets)), layout, names))
-    x = np.asarray(probe, model.variable_dtype)
+    x = np.asarray(probe, network.dtype)
     try:
         raw = network.raw(ops.convert_to_tensor(x))
     except Exception as error:  # whatever a layer, of Keras or of the user, raises
@@ -141,14 +143,20 @@ def keras_model(model: Any, layout: Layout, probe: np.ndarray, names: Sequence[s
 
 
 def _adapted(network: Network, outputs: Outputs) -> Adapted:
-    model, dtype = network.model, str(network.model.variable_dtype)
+    model = network.model
     own = model if network.plain else None
-    return Adapted(model.name, network.layout, outputs, network, dtype, network.tensors, own)
+    return Adapted(model.name, network.layout, outputs, network, network.dtype, network.tensors, own)
 
 
 def _layers(model: Any) -> list[Any]:
     flatten = getattr(model, "_flatten_layers", None)
     return [model] if flatten is None else list(flatten())
+
+
+def _widest(model: Any) -> str:
+    """Return the widest type of the weights: a model of float64 layers is given float64, whatever it says of itself."""
+    known = [d for v in model.variables if (d := str(v.dtype)) in ("float32", "float64")]
+    return max(known, default=str(model.variable_dtype))
 
 
 def _input_names(model: Any, layout: Layout) -> list[str] | None:
@@ -233,7 +241,9 @@ def _save(model: Any, layout: Layout) -> bytes:
             if not isinstance(model, keras.Model):
                 start = keras.Input((*layout.shape, len(layout.inputs)), dtype=model.variable_dtype)
                 whole = keras.Sequential([start, model])
-            whole.save(path)
+            with warnings.catch_warnings():  # such as of a lambda, which is read back by ourselves
+                warnings.simplefilter("ignore")
+                whole.save(path)
             with open(path, "rb") as file:
                 return file.read()
         except Exception as error:  # Keras raises many classes for what it cannot save

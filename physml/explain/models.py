@@ -105,15 +105,17 @@ def adapt(
     Parameters
     ----------
     model
-        A ``FieldModel``; a Keras model or layer of ``[row, *space, channel]`` in physical units; a scikit-learn estimator
+        A ``FieldModel``; a Keras model or layer of ``[row, *space, channel]`` in physical units, or of all valid inputs of a
+        sample ``[row, n]``, or with an input for each variable, called by its name; a fitted scikit-learn estimator
         whose features are all valid inputs of a sample, or the channels of a cell; :class:`on_tensors`; any other callable
-        takes a Dataset of inputs and returns a Dataset or DataArray, with the sample dimension in both.
+        takes a Dataset of inputs and returns a Dataset or DataArray, with the sample dimension in both (see
+        :func:`physml.explain.labelled_models.on_datasets`).
     layout
         Layout of a model that has none of its own: ``spec.bind(ds)``.
     probe
         Inputs ``[1, *space, channel]`` by which the shape of the outputs is found; default ones.
     outputs
-        Names of the outputs of a model that returns ``[row, k]``; default the class names of a classifier, else those of
+        Names of the outputs of a model that returns ``[row, k]``, or ``[row, *space, k]`` other than the targets; default the class names of a classifier, else those of
         the target channels.
 
     Raises

@@ -26,7 +26,7 @@ import numpy as np
 
 from physml._errors import refuse
 
-CHUNK = 2**20
+CHUNK = 2**18
 """Pairs of sample and leaf looked at together."""
 MOST_ON_A_WAY = 63
 """Groups on the way to a leaf: one bit each."""
@@ -98,6 +98,7 @@ def trees_of(model: Any) -> list[Tree] | None:
     )
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
+    model = getattr(model, "best_estimator_", model)  # of a search for parameters
     if isinstance(getattr(model, "classes_", None), list):  # several classified outputs
         return None
     if isinstance(model, DecisionTreeClassifier | DecisionTreeRegressor):
@@ -209,8 +210,32 @@ def tree_values(paths: Paths, n_groups: int, x: np.ndarray, rows: np.ndarray) ->
         here, theirs = leaf[at], pattern[at]
         follow = ours[here, sample]
         worth = paths.value[here] * times[at] / len(rows)
-        _share(phi, sample, follow & ~theirs, theirs & ~follow, worth, paths.groups[here])
+        _share(phi, sample, follow & ~theirs, theirs & ~follow, worth, paths.groups, here)
     return phi
+
+
+def pair_values(paths: Paths, n_groups: int, x: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the Shapley values of a weighted sum of one tree's values, ``[group]``, each x against a row of its own.
+
+    Parameters
+    ----------
+    paths, n_groups
+        As for :func:`tree_values`.
+    x, rows
+        ``[pair, feature]``.
+    weights
+        Weight of each pair in the sum.
+    """
+    phi = np.zeros((1, n_groups))
+    step = max(1, CHUNK // len(paths.leaves))
+    for start in range(0, len(x), step):
+        some = slice(start, start + step)
+        ours, theirs = follows(paths, x[some]), follows(paths, rows[some])
+        leaf, pair = np.divmod(np.flatnonzero(ours | theirs == paths.full[:, None]), ours.shape[1])
+        mine, other = ours[leaf, pair], theirs[leaf, pair]
+        worth = paths.value[leaf] * weights[some][pair]
+        _share(phi, np.zeros(len(leaf), int), mine & ~other, other & ~mine, worth, paths.groups, leaf)
+    return phi[0]
 
 
 def _patterns(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -241,16 +266,20 @@ def _share(
     barred: np.ndarray,
     worth: np.ndarray,
     groups: np.ndarray,
+    leaf: np.ndarray,
 ) -> None:
-    """Add what each group gets of leaves reached with all groups *needed* and none *barred*."""
+    """Add what each group gets of leaves reached with all groups *needed* and none *barred*; *groups* ``[leaf, bit]``."""
     inside, outside = _shares()
     width, n_groups = groups.shape[1], phi.shape[1]
-    bits = [np.array(1, needed.dtype) << np.array(j, needed.dtype) for j in range(width)]
-    a = sum(((needed & b) != 0).astype(np.int8) for b in bits)
-    n = sum(((barred & b) != 0).astype(np.int8) for b in bits)
-    gain, loss = worth * inside[a, n], worth * outside[a, n]
-    for j, b in enumerate(bits):
-        for who, part in ((needed, gain), (barred, loss)):
-            hit = np.flatnonzero(who & b)
-            place = sample[hit] * n_groups + groups[hit, j]
-            phi += np.bincount(place, part[hit], phi.size).reshape(phi.shape)
+    needed, barred = _apart(needed, width), _apart(barred, width)
+    a, n = needed.sum(1), barred.sum(1)
+    for who, part in ((needed, worth * inside[a, n]), (barred, worth * outside[a, n])):
+        at, bit = np.divmod(np.flatnonzero(who), width)
+        place = sample[at] * n_groups + groups[leaf[at], bit]
+        phi += np.bincount(place, part[at], phi.size).reshape(phi.shape)
+
+
+def _apart(bits: np.ndarray, width: int) -> np.ndarray:
+    """Return bits one by one, ``[..., width]`` of 0 and 1."""
+    parts = bits[:, None].astype(bits.dtype.newbyteorder("<"), copy=False).view("uint8")
+    return np.unpackbits(parts, axis=1, count=width, bitorder="little")

@@ -124,16 +124,16 @@ def test_contributions_add_up_for_a_float32_network(cnn, ds, layout, target, met
 @pytest.mark.parametrize("target", [None, area_mean()])
 def test_batch_size_and_chunks_do_not_change_the_result(cnn, ds, layout, target):
     explainer = Explainer(cnn, climatology(ds, layout, by="month"), groups(layout, box=HALVES), target, layout=layout)
-    ds = ds.isel(time=slice(0, 7))
+    ds = ds.isel(time=slice(0, 5))
     reference = explainer.shapley(ds)
     for other in (
         explainer.shapley(ds, batch_rows=17),
-        explainer.shapley(ds, batch_rows=5000),
+        explainer.shapley(ds, batch_rows=500),
         explainer.shapley(ds.chunk(time=1)),
         explainer.shapley(ds.chunk(time=3, lat=2)),
     ):
         xr.testing.assert_allclose(other.drop_attrs(), reference.drop_attrs(), rtol=0, atol=1e-6)
-        assert other.attrs["rows"] == 12 + 7 * 63
+        assert other.attrs["rows"] == 12 + 5 * 63
 
 
 def test_lazy_samples_are_read_once_and_only_those_asked(cnn, ds, layout):

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from sklearn import ensemble, tree
 
-from physml.explain import Explainer, area_mean, climatology, field, groups, samples
+from physml.explain import Explainer, area_mean, box_mean, climatology, field, groups, samples
 from physml.explain.baselines import Baseline
 from physml.fields import FieldSpec
 
@@ -88,6 +88,26 @@ def test_fields_of_many_groups_are_exact_with_a_baseline_for_each_month(ds):
     np.testing.assert_allclose(
         explainer.shapley(ds).attribution, explainer.shapley(ds, "exact").attribution, rtol=0, atol=2e-6
     )
+
+
+@pytest.mark.parametrize("wide", [120, 60])
+def test_trees_of_cells_are_explained_for_all_groups_of_all_regions(ds, wide):
+    layout = FieldSpec(["tracer", "u", "v"], "tracer", target_offsets=1, mask="wet", area="cell_area").bind(ds)
+    cells = layout.pack(ds, "inputs").values[:, ds.wet.values].reshape(-1, 3)
+    model = ensemble.RandomForestRegressor(4, max_depth=5, random_state=0).fit(cells, cells[:, 0] * cells[:, 1])
+    boxes = {f"{e}E": {"lon": slice(e - 1, e + wide - 59)} for e in range(0, 360, wide)}
+    made = groups(layout, box=boxes)
+    target = box_mean(lat=slice(-90, 0)) - box_mean(lat=slice(0, 90))
+    few, base = ds.isel(time=slice(0, 2)), samples(ds, layout, 3, seed=0)
+    explainer = Explainer(model, base, made, target, layout=layout)
+    found = explainer.shapley(few)
+    assert found.attrs["method"] == "exact Shapley values of trees" and abs(found.residual).max() < 1e-12
+    if len(made) <= 9:
+        np.testing.assert_allclose(found.attribution, explainer.shapley(few, "exact").attribution, rtol=0, atol=1e-12)
+    else:  # the game adds up over longitudes: with all of them in one group it is that of the variables
+        whole = Explainer(model, base, groups(layout), target, layout=layout).shapley(few, "exact")
+        total = found.attribution.groupby("group_variable").sum().rename(group_variable="group")
+        np.testing.assert_allclose(total.sel(group=whole.group), whole.attribution, rtol=0, atol=1e-12)
 
 
 def test_what_trees_cannot_explain_goes_the_usual_way(table, layout):

@@ -208,12 +208,17 @@ def test_masks_along_a_dimension_of_regions_and_outlines_have_their_names(layout
 
 
 @pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
-def test_regionmask_outlines_are_regions(layout):
+def test_regionmask_outlines_and_masks_are_regions(layout, ds):
     regionmask = pytest.importorskip("regionmask")
     boxes = regionmask.Regions(
-        [np.array([[0, y], [360, y], [360, y + 90], [0, y + 90]]) for y in (-90, 0)], names=["south", "north"]
+        [np.array([[0, y], [360, y], [360, y + 90], [0, y + 90]]) for y in (-90, 0)],
+        names=["south", "north"],
+        abbrevs=["south", "north"],
     )
-    np.testing.assert_array_equal(groups(layout, region=boxes).owner, groups(layout, box=HALVES).owner)
+    for region in (boxes, boxes.mask(ds.lon, ds.lat), boxes.mask_3D(ds.lon, ds.lat)):
+        made = groups(layout, region=region)
+        assert made.names == groups(layout, box=HALVES).names
+        np.testing.assert_array_equal(made.owner, groups(layout, box=HALVES).owner)
 
 
 def test_an_edge_belongs_to_the_part_above_it_and_the_last_to_the_last(layout):

@@ -96,13 +96,13 @@ def test_every_kind_of_layer_is_explained_additively(ds, few, layout, kind):
     assert abs(result.attribution).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["increment and laws", "head"])
+@pytest.mark.parametrize("kind", ["increment and a law", "head"])
 def test_a_field_model_keeps_its_laws_in_every_mixture(ds, kind):
     keras.utils.set_random_seed(0)
     ds = ds.assign(tracer=(5 + 0.5 * ds.tracer).assign_attrs(ds.tracer.attrs))
     spec = FieldSpec(["tracer", "u", "v"], "tracer", target_offsets=1, mask="wet", area="cell_area")
-    laws = [NonNegative("tracer"), Conserve("tracer", ("lat", "lon"), "cell_area")]
-    settings = {"constraints": laws, "penalties": [NonNegative("tracer")], "increment": True}
+    law = Conserve("tracer", ("lat", "lon"), "cell_area")
+    settings = {"constraints": law, "penalties": NonNegative("tracer"), "increment": True}
     if kind == "head":
         settings = {"head": Transport(3, {"lat": "closed", "lon": "periodic"}, volume="cell_area")}
     network = chain(L.Dense(3, activation="gelu"), L.Dense(9 if kind == "head" else 1))

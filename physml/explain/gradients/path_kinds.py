@@ -1,0 +1,139 @@
+"""Kinds of explanation along paths from the baseline: integrated and expected gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from physml._errors import refuse
+from physml.explain.blocks import Block
+from physml.explain.gradients.kinds import Found, Kind, added_up
+from physml.explain.gradients.paths import along, expected_plan, integrated_plan
+from physml.explain.gradients.work import Work
+
+if TYPE_CHECKING:
+    from physml.explain.explainer import Explainer
+
+
+@dataclass(frozen=True)
+class Integrated(Kind):
+    """Integrated gradients: Aumann-Shapley values, see :mod:`physml.explain.gradients.paths`.
+
+    Attributes
+    ----------
+    steps
+        Points on the path from each baseline row.
+    rule
+        ``"gauss"``, ``"midpoint"`` or ``"stratified"``.
+    tol
+        Double the steps of a sample until its residual is at most *tol* [units of the target]; None: do not.
+    max_steps
+        Where doubling ends, converged or not.
+    seed
+        For ``"stratified"``.
+    """
+
+    steps: int = 32
+    rule: str = "gauss"
+    tol: float | None = None
+    max_steps: int = 1024
+    seed: int = 0
+    method: ClassVar[str] = "integrated gradients (Aumann-Shapley)"
+
+    @property
+    def seeded(self) -> int | str:
+        """The seed, where points are drawn."""
+        return self.seed if self.rule == "stratified" else "none"
+
+    @property
+    def counts(self) -> dict[str, tuple[str, str]]:
+        """Whether the tolerance was met, and by how many steps."""
+        if self.tol is None:
+            return {}
+        return {"converged": ("residual within the tolerance", "bool"), "steps": ("points on each path", "int32")}
+
+    def rows(self, explainer: Explainer, slots: int) -> int:
+        """Return the points on all paths of a sample."""
+        return slots * self.steps
+
+    def prepare(self, explainer: Explainer, shape: tuple[int | None, ...], dtype: str) -> dict[str, Any]:
+        """Check steps and tolerance."""
+        if not 1 <= self.steps <= self.max_steps:
+            refuse("integrated: steps are out of range", f"1 to {self.max_steps}", self.steps, "pass steps=32")
+        if self.tol is not None and not self.tol > 0:
+            refuse("integrated: tol is not positive", "> 0, in units of the target", self.tol, "leave it out")
+        integrated_plan(np.zeros((0, 1), int), self.rule, 1, 0, np.zeros(0, int))
+        return {"steps": self.steps, "rule": self.rule, "tol": "none" if self.tol is None else self.tol}
+
+    def explain(self, work: Work, block: Block) -> Found:
+        """Integrate, with more and more steps where the residual is too large."""
+        n, steps = len(block.inputs), self.steps
+        full, base = work.full(block)[:, 0], work.base(block)[:, 0]
+        phi, left, used = np.zeros(block.inputs.shape), np.zeros(n), np.zeros(n)
+        pending = np.arange(n)
+        while pending.size:
+            plan = integrated_plan(block.index[pending], self.rule, steps, self.seed, block.numbers[pending])
+            phi[pending], _ = along(work.gradient, block.inputs[pending], block.rows, plan, work.batch_rows)
+            left[pending] = (full - base)[pending] - phi[pending].reshape(len(pending), -1).sum(1)
+            used[pending] = steps
+            if self.tol is None or 2 * steps > self.max_steps:
+                break
+            steps *= 2
+            pending = pending[np.abs(left[pending]) > self.tol]
+        found = {"attribution": phi, "prediction": full, "base_value": base, "residual": left}
+        if self.tol is not None:
+            found |= {"converged": (np.abs(left) <= self.tol).astype(float), "steps": used}
+        return found
+
+
+@dataclass(frozen=True)
+class Expected(Kind):
+    """Expected gradients: Aumann-Shapley values over random baseline rows, with standard errors.
+
+    Attributes
+    ----------
+    replicates
+        The estimate is the mean of so many independent ones; their spread is the standard error.
+    steps
+        Points of each, one in each equal part of the path; by default as many as baseline rows, within 8 and 64.
+    seed
+        Of the draw.
+    """
+
+    replicates: int = 10
+    steps: int | None = None
+    seed: int = 0
+    method: ClassVar[str] = "expected gradients (Aumann-Shapley)"
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """The contribution and its standard error."""
+        return {"attribution": "contribution to {}", "stderr": "standard error of the contribution to {}"}
+
+    def points(self, slots: int) -> int:
+        """Return the points of a replicate for that many baseline rows."""
+        return int(np.clip(slots, 8, 64)) if self.steps is None else self.steps
+
+    def rows(self, explainer: Explainer, slots: int) -> int:
+        """Return the points of a sample."""
+        return self.replicates * self.points(slots)
+
+    def prepare(self, explainer: Explainer, shape: tuple[int | None, ...], dtype: str) -> dict[str, Any]:
+        """Check the numbers."""
+        if self.replicates < 2 or self.points(1) < 1:
+            refuse(
+                "expected: replicates are too few for a standard error",
+                "replicates >= 2, steps >= 1",
+                f"replicates={self.replicates}, steps={self.steps}",
+                "leave them out",
+            )
+        return {"replicates": self.replicates}
+
+    def explain(self, work: Work, block: Block) -> Found:
+        """Average over random points and baseline rows."""
+        steps = self.points(block.index.shape[1])
+        plan = expected_plan(block.index, steps, self.replicates, self.seed, block.numbers)
+        phi, stderr = along(work.gradient, block.inputs, block.rows, plan, work.batch_rows)
+        return {"attribution": phi, "stderr": stderr, **added_up(work, block, phi)}

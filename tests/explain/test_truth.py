@@ -1,0 +1,68 @@
+"""On a separable function, whose attribution is known, every method that ought to be exact is."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from physml.explain import Explainer, groups, on_tensors, sanity, zero
+from physml.fields import FieldSpec
+from physml.testbeds import separable
+
+
+@pytest.fixture(scope="module")
+def ds():
+    return separable.simulate(3, shape=(6, 12), seed=1)
+
+
+@pytest.fixture(scope="module")
+def explainer(ds):
+    layout = FieldSpec("x", "x", sample_dim="sample", mask="ocean", area="cell_area").bind(ds)
+    players = groups(layout, cells=True)
+    return Explainer(on_tensors(separable.function(ds)), zero(layout), players, layout=layout, outputs=["y"])
+
+
+@pytest.fixture(scope="module")
+def truth(ds):
+    return separable.truth(ds).attribution
+
+
+def test_permutations_of_cells_find_the_truth_without_error(explainer, ds, truth):
+    result = explainer.shapley(ds, "permutations", pairs=2)
+    np.testing.assert_allclose(explainer.groups.paint(result).x, truth, rtol=0, atol=1e-6 * float(abs(truth).max()))
+    assert float(result.stderr.max()) < 1e-6 * float(abs(truth).max())
+
+
+def test_occlusion_finds_the_truth(explainer, ds, truth):
+    result = explainer.gradients(ds, "occlusion")
+    np.testing.assert_allclose(explainer.groups.paint(result).x, truth, rtol=0, atol=1e-6 * float(abs(truth).max()))
+
+
+def test_integrated_gradients_find_the_truth_where_no_step_holds_a_kink(explainer, ds, truth):
+    """Cut where any cell passes a breakpoint, the path has constant slopes between, and their mid-points are exact."""
+    one = ds.isel(sample=0)
+    with np.errstate(divide="ignore"):
+        kinks = (one.breakpoint / one.x).values.ravel()
+    cuts = np.unique(np.concatenate([[0, 1], kinks[(kinks > 0) & (kinks < 1)]]))
+    middle = xr.DataArray(0.5 * (cuts[1:] + cuts[:-1]), dims="sample")
+    path = one.drop_vars("sample").assign(x=middle * one.x.drop_vars("sample"))
+    slopes = explainer.gradients(path, "saliency").attribution.isel(channel=0)
+    found = one.x * (slopes * np.diff(cuts)[:, None, None]).sum("sample", skipna=False)
+    np.testing.assert_allclose(found, truth[0], rtol=0, atol=1e-6 * float(abs(truth).max()))
+
+
+def test_integrated_gradients_near_the_truth_in_proportion_to_their_steps(explainer, ds, truth):
+    off = [
+        float(abs(explainer.gradients(ds, "integrated", steps=n).attribution[0] - truth).max()) for n in (16, 64, 256)
+    ]
+    # Kinks cost first order in the step, at places that differ from one number of steps to the next.
+    assert off[2] < off[0] / 6 and off[2] < 0.02 * float(abs(truth).max())
+
+
+def test_methods_that_are_exact_agree_to_the_last_rank(explainer, ds, truth):
+    found = {
+        "shapley": explainer.groups.paint(explainer.shapley(ds, "permutations", pairs=2)).x,
+        "occlusion": explainer.groups.paint(explainer.gradients(ds, "occlusion")).x,
+        "truth": truth,
+    }
+    likeness = sanity.agreement(found, weights=ds.cell_area, over=("lat", "lon"))
+    np.testing.assert_allclose(likeness.to_array(), 1, atol=1e-6)
