@@ -153,10 +153,10 @@ def expected() -> None:
                 values = peer.shap_values(x, nsamples=ROWS, rseed=seed)
                 peers.append(np.moveaxis(np.asarray(values)[..., 0], -1, 0))
     name = "shap GradientExplainer, same rows"
-    for what, measure in (("error", nrmse), ("completeness gap", incomplete)):
+    # Targets: half of what shap had here (0.133 and 13.8), with shap or without.
+    for what, measure, target in (("error", nrmse, 0.067), ("completeness gap", incomplete, 6.9)):
         measured = statistics.mean(measure(f.attribution.values) for f in found)
         peer_measured = statistics.mean(map(measure, peers)) if peers else None
-        target = peer_measured / 2 if peer_measured else measured
         unit = "of the spread of the truth" if what == "error" else "of the spread of the predictions"
         claim = f"expected gradients, {ROWS} rows a sample, {BASELINES} baseline rows, CNN {LAT} x {LON} x 3: {what}"
         report(claim, measured, unit, target, name, peer_measured)
@@ -209,14 +209,14 @@ def timing() -> None:
 
     mine = seconds(lambda: explainer.gradients(ds, "integrated", steps=8))
     claim = f"integrated gradients of {SAMPLES} samples, {BASELINES} baseline rows, 8 points: time over that of a loop by hand"
-    report(claim, mine / (by_hand := seconds(loop)), "1", 1.0, "one GradientTape a path, seconds", by_hand)
+    report(claim, mine / (by_hand := seconds(loop)), "1", 1.0, "one eager GradientTape a path, seconds", by_hand)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         sys.exit(fails(sys.argv[1], deep))
     mine = sum(fails(name, ours) for name in KINDS)
-    claim = f"of {len(KINDS)} kinds of layers, those for which attributions fail or miss more than 1 % of the spread"
+    claim = f"of {len(KINDS)} kinds of layers, those for which integrated gradients (steps doubled to a tolerance) fail or miss over 1 %"
     report(claim, mine, "layers", 0, "shap DeepExplainer", deep_fails())
     expected()
     timing()

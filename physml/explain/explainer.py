@@ -239,7 +239,23 @@ class Explainer:
         return interact(self, ds, method, **settings)
 
     def gradients(self, ds: xr.Dataset, kind: str = "integrated", **settings: Any) -> xr.Dataset:
-        """Return attributions by derivatives, cell by cell; see :mod:`physml.explain.gradients`."""
+        """Return attributions cell by cell; see :func:`physml.explain.gradients.attribute`.
+
+        Parameters
+        ----------
+        ds
+            Samples to explain.
+        kind
+            ``"saliency"``, ``"smoothgrad"``, ``"input_x_gradient"``, ``"integrated"``, ``"expected"``, ``"grad_cam"``, ``"lrp"``;
+            ``"occlusion"`` by patches of cells, or by group, which needs no derivative.
+        **settings
+            Of the kind, and ``batch_rows``; an unknown one is refused with the list of those there are.
+
+        Examples
+        --------
+        >>> maps = explainer.gradients(ds, "integrated", tol=1e-3)  # doctest: +SKIP
+        >>> by_group = explainer.groups.sum(maps)  # doctest: +SKIP
+        """
         from physml.explain.gradients import attribute
 
         return attribute(self, ds, kind, **settings)
