@@ -28,14 +28,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from physml._errors import closest, describe, refuse
-from physml.explain.blocks import Block, over_samples, samples_at_a_time
+from physml.explain.blocks import over_samples, samples_at_a_time
+from physml.explain.descent import Descent, Goal, descend
 from physml.explain.game import default_rows
 from physml.explain.gradients.rows import Late, compiled_rows
 from physml.explain.metric import Metric
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from physml.layout import Layout
 
 AIMS = ("greatest", "least")
-BETAS = (0.9, 0.99)
-PROBE = 0.01
-"""Distance of the step by which it is judged whether anything is left to gain."""
 
 
 def backward_optimisation(
@@ -133,12 +130,12 @@ def backward_optimisation(
     at_a_time = min(
         samples_at_a_time(packed, layout.spec.sample_dim, 4 * varied.size), default_rows(16 * 4 * varied.size)
     )
-    descent = _Descent(goal, metric, projection, within, penalty, steps, rate)
+    descent = Descent(goal, metric, projection, within, penalty, steps, rate)
     gradient = Late(functools.partial(_compile, explainer, (at_a_time, *varied.shape), dtype))
     values = over_samples(
         layout,
         packed,
-        functools.partial(_optimise, descent, gradient, at_a_time),
+        functools.partial(descend, descent, gradient, at_a_time),
         varied.size + steps + 5,
         1,
         at_a_time=at_a_time,
@@ -149,90 +146,6 @@ def backward_optimisation(
     out = _label(values, packed, layout, explainer, steps, tolerance)
     out.attrs = {**start.attrs, **told, "laws": repr(laws) if projection is not None else "none"}
     return stamp(out, f"backward optimisation of {measure.label}, aim {aim}")
-
-
-@dataclass(frozen=True)
-class _Goal:
-    """What is minimised besides the penalty: its derivative in f, and whether it is a value."""
-
-    sign: float = -1.0
-    value: float | None = None
-
-    def slope(self, f: np.ndarray) -> np.ndarray:
-        return np.full_like(f, self.sign) if self.value is None else f - self.value
-
-    def objective(self, f: np.ndarray) -> np.ndarray:
-        return self.sign * f if self.value is None else 0.5 * (f - self.value) ** 2
-
-
-@dataclass(frozen=True)
-class _Descent:
-    """The settings of the descent."""
-
-    goal: _Goal
-    metric: Metric
-    projection: Any
-    within: float | None
-    penalty: float
-    steps: int
-    rate: float
-
-    def nearest(self, v: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """Return v on the laws and within its distance; the way back to a lawful start is lawful where laws are convex."""
-        if self.projection is not None:
-            x = self.metric.inputs(v, start)
-            v = self.metric.control(self.projection(x, start), start)
-        if self.within is not None:
-            d = self.metric.distance(v)
-            v = v * np.minimum(1, self.within / np.maximum(d, 1e-30))[:, None]
-        return v
-
-
-def _optimise(descent: _Descent, gradient: Any, rows: int, block: Block) -> np.ndarray:
-    """Return optimal inputs, history, target before and after, distance, and the part of the gradient left, by sample."""
-    n, goal, metric = len(block.inputs), descent.goal, descent.metric
-    start = block.inputs.astype("float64")
-
-    def ask(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x = metric.inputs(v, start)
-        f, g = gradient(np.concatenate([x, np.repeat(x[-1:], rows - n, axis=0)]))
-        if not (np.isfinite(f[:n]).all() and np.isfinite(g[:n]).all()):
-            refuse(
-                "the target or its gradient is not finite on the way",
-                "finite values",
-                "missing or infinite ones",
-                "set within=... so that inputs stay in the range of the training data",
-            )
-        return f[:n].astype("float64"), metric.pull(g[:n].astype("float64"))
-
-    v = np.zeros((n, metric.size))
-    if descent.projection is not None:
-        _lawful(metric.control(descent.projection(start, start), start), metric)
-    momentum, size = np.zeros_like(v), np.zeros(n)
-    best, lowest, history = v, np.full(n, np.inf), []
-    for k in range(descent.steps + 1):
-        f, g = ask(v)
-        history.append(f)
-        objective = goal.objective(f) + 0.5 * descent.penalty * metric.distance(v) ** 2
-        best = np.where((objective < lowest)[:, None], v, best)
-        lowest = np.minimum(objective, lowest)
-        if k == descent.steps:
-            break
-        slope = goal.slope(f)[:, None] * g + descent.penalty * v / metric.size
-        momentum = BETAS[0] * momentum + (1 - BETAS[0]) * slope
-        size = BETAS[1] * size + (1 - BETAS[1]) * (slope**2).mean(1)
-        shrunk = descent.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * k / descent.steps)))
-        length = np.sqrt(size / (1 - BETAS[1] ** (k + 1))) + 1e-30
-        v = descent.nearest(v - shrunk / (1 - BETAS[0] ** (k + 1)) * momentum / length[:, None], start)
-    f, g = ask(best)
-    slope = goal.slope(f)[:, None] * g
-    whole = np.sqrt((g**2).mean(1)) * (1.0 if goal.value is None else np.abs(goal.slope(history[0])))
-    step = PROBE / np.maximum(whole, 1e-30)[:, None]
-    probe = descent.nearest(best - step * (slope + descent.penalty * best / metric.size), start)
-    left = metric.distance(probe - best) / PROBE
-    x = metric.inputs(best, start)
-    told = [*history, history[0], f, metric.distance(best), left]
-    return np.concatenate([x.reshape(n, -1).T, np.stack(told)])[..., None]
 
 
 def _compile(explainer: Explainer, shape: tuple[int, ...], dtype: str) -> Any:
@@ -255,9 +168,9 @@ def _compile(explainer: Explainer, shape: tuple[int, ...], dtype: str) -> Any:
     return compiled_rows(function, list(getattr(adapted.network, "variables", [])), shape, dtype)
 
 
-def _goal(aim: str | float, within: float | None, penalty: float) -> _Goal:
+def _goal(aim: str | float, within: float | None, penalty: float) -> Goal:
     if not isinstance(aim, str):
-        return _Goal(value=float(aim))
+        return Goal(value=float(aim))
     if aim not in AIMS:
         refuse(f"aim {aim!r} is unknown{closest(aim, AIMS)}", f"one of {AIMS}, or a value", repr(aim), "aim='greatest'")
     if (within is None or not within > 0) and not penalty > 0:
@@ -267,7 +180,7 @@ def _goal(aim: str | float, within: float | None, penalty: float) -> _Goal:
             f"within={within}, penalty={penalty}",
             "pass within=0.5: half of the distance of a typical sample",
         )
-    return _Goal(-1.0 if aim == "greatest" else 1.0)
+    return Goal(-1.0 if aim == "greatest" else 1.0)
 
 
 def _varied(layout: Layout, vary: str | Sequence[str] | None) -> np.ndarray:
@@ -300,17 +213,6 @@ def _projection(laws: Any, layout: Layout, start: xr.Dataset, metric: Metric) ->
 
     named = {c.name: float(s) ** -2 for c, s in zip(layout.inputs, metric.spread, strict=True) if s > 0}
     return Lawful(laws, layout, start, named)
-
-
-def _lawful(v: np.ndarray, metric: Metric) -> None:
-    off = metric.distance(v)
-    if off.max(initial=0) > 1e-3:
-        refuse(
-            "the start breaks the laws",
-            "inputs that obey them",
-            f"inputs up to {off.max():.3g} standard deviations (rms) from the nearest that do",
-            "start from Constraints(laws).apply(start)",
-        )
 
 
 def _label(

@@ -51,11 +51,9 @@ def test_integrated_gradients_find_the_truth_where_no_step_holds_a_kink(explaine
 
 
 def test_integrated_gradients_near_the_truth_in_proportion_to_their_steps(explainer, ds, truth):
-    off = [
-        float(abs(explainer.gradients(ds, "integrated", steps=n).attribution[0] - truth).max()) for n in (16, 64, 256)
-    ]
+    off = [float(abs(explainer.gradients(ds, "integrated", steps=n).attribution[0] - truth).max()) for n in (16, 256)]
     # Kinks cost first order in the step, at places that differ from one number of steps to the next.
-    assert off[2] < off[0] / 6 and off[2] < 0.02 * float(abs(truth).max())
+    assert off[1] < off[0] / 6 and off[1] < 0.02 * float(abs(truth).max())
 
 
 def test_methods_that_are_exact_agree_to_the_last_rank(explainer, ds, truth):
