@@ -108,9 +108,9 @@ def attribute(
         Part("stderr", f"standard error of the contribution to {name}", lead),
     ]
     coords = dict(players.coords)
-    for i, union in enumerate(getattr(method, "unions", ())):
-        names = "group_union" if not i else f"group_union_{i + 1}"
-        coords.setdefault(names, ("group", list(union), {"long_name": "union of the group"}))
+    for depth, union in enumerate(getattr(method, "unions", ()), 1):
+        label = "group_parent" if depth == 1 else f"group_parent_{depth}"
+        coords[label] = ("group", list(union), {"long_name": f"union of the group, level {depth}"})
     return estimated(
         explainer,
         ds,

@@ -94,11 +94,12 @@ def summary(
         series = averaged(values)
         mean = series.mean(sample)
         half = _half_width(series, sample, block, draws, seed, level)
+        lower = mean - half if name == "mean" else (mean - half).clip(min=0)
         about = {"units": attribution.attrs["units"]} if "units" in attribution.attrs else {}
         label = f"{name.replace('_', ' ')} {attribution.attrs.get('long_name', 'attribution')}"
         for what, end, text in (
             (name, mean, ""),
-            (f"{name}_lower", mean - half, "lower end of the "),
+            (f"{name}_lower", lower, "lower end of the "),
             (f"{name}_upper", mean + half, "upper end of the "),
         ):
             found[what] = end.assign_attrs(long_name=text + label, **about)

@@ -127,10 +127,10 @@ def test_nested_groups_get_owen_values(ds, layout):
     explainer = Explainer(saturating, zero(layout), made, area_mean(), layout=layout)
     result = explainer.shapley(ds, nested="variable")
     assert result.attrs["method"] == "exact Owen values"
-    assert result.group_union.values.tolist() == list(made.parts["variable"])
+    assert result.group_parent.values.tolist() == list(made.parts["variable"])
     plain = Explainer(saturating, zero(layout), groups(layout), area_mean(), layout=layout).shapley(ds)
     np.testing.assert_allclose(
-        result.attribution.groupby("group_union").sum().sel(group_union=plain.group.values).T,
+        result.attribution.groupby("group_parent").sum().sel(group_parent=plain.group.values).T,
         plain.attribution.T,
         atol=1e-6,
     )
