@@ -106,6 +106,24 @@ def test_laws_hold_and_the_optimum_is_that_of_the_quadratic_programme(explainer,
     assert (found.left < 0.05).all()
 
 
+def test_within_a_distance_and_bounds_the_optimum_is_a_clipped_gradient(explainer, positive, layout):
+    """The conditions of Karush, Kuhn and Tucker: every cell goes along the gradient as far as its bound, all equally far."""
+    g, sd, packed, there = slopes(positive, layout)
+    found = explainer.backward_optimisation(
+        positive.isel(time=[1]), "least", background=positive, laws=NonNegative("tracer"), within=1.0, steps=40
+    )
+    tracer = np.broadcast_to(np.arange(3) == 0, there.shape)[there]
+    lowest = np.where(tracer, -packed[1][there] / sd, -np.inf)
+    low, high = 0.0, 1e4
+    for _ in range(60):
+        c = 0.5 * (low + high)
+        v = np.maximum(-c * g, lowest)
+        low, high = (c, high) if (v**2).mean() < 1 else (low, c)
+    assert (v == lowest).any() and float(found.distance[0]) == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(control(found, layout, sd, there)[0], v, atol=0.02 * abs(v).max())
+    assert found.converged.all() and float(found.tracer.min()) >= 0
+
+
 def test_what_a_sum_holds_is_not_gained(explainer, positive, layout):
     start = positive.isel(time=slice(2))
     laws = [NonNegative("tracer"), Conserve("tracer", ("lat", "lon"), "cell_area")]
