@@ -73,7 +73,7 @@ class Descent:
     def nearest(self, v: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Return the nearest v on the laws and within the distance, by Dykstra's alternating projections.
 
-        The last two leave what is lawful lawful and near enough: the way back to a lawful start is lawful where laws are convex.
+        The last step keeps both: on the way back to a lawful start all is lawful where laws are convex.
         """
         if self.projection is None:
             return self._near(v)
@@ -141,6 +141,8 @@ def descend(descent: Descent, gradient: Any, rows: int, block: Block) -> np.ndar
     probe = descent.nearest(best - step * (slope + descent.penalty * best / metric.size), start)
     left = metric.distance(probe - best) / PROBE
     x = metric.inputs(best, start)
+    if descent.projection is not None:  # rounding has its way into v and back
+        x = np.where(metric.cells, descent.projection(x, start), start)
     told = [*history, history[0], f, metric.distance(best), left]
     return np.concatenate([x.reshape(n, -1).T, np.stack(told)])[..., None]
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from physml.constraints import Conserve, NonNegative
+from physml.constraints import Conserve, NonNegative, Simplex
 from physml.explain import Explainer, area_mean, backward_optimisation, field, on_tensors, zero
+from physml.fields import FieldSpec
 
 COEF = np.array([2.0, -1.0, 0.5])
 
@@ -170,3 +171,20 @@ def test_what_cannot_be_optimised_is_refused_by_name(explainer, ds, positive, la
     whole = Explainer(linear, zero(layout), target=field(), layout=layout)
     with pytest.raises(ValueError, match="has no gradient to follow"):
         backward_optimisation(whole, one, background=ds, within=1)
+
+
+def test_laws_apply_at_every_offset_their_inputs_share(positive):
+    spec = FieldSpec(["tracer", "u"], "tracer", input_offsets={"tracer": (-1, 0), "u": (-1,)}, mask="wet")
+    layout = spec.bind(positive)
+    explainer = Explainer(
+        on_tensors(lambda x: x[..., :1] + x[..., 1:2]), zero(layout), target=area_mean(), layout=layout
+    )
+    few = positive.isel(time=slice(4))
+    settings = {"background": positive, "within": 1.0, "steps": 5}
+    found = explainer.backward_optimisation(few, "least", laws=NonNegative("tracer"), **settings)
+    assert found.tracer.sizes["lead"] == 2 and float(found.tracer.min()) >= 0
+    assert (found.tracer_difference.min(("time", "lat", "lon")) < -0.1).all()
+    apart = FieldSpec(["tracer", "u"], "tracer", input_offsets={"tracer": (0,), "u": (-1,)}, mask="wet").bind(positive)
+    other = Explainer(on_tensors(lambda x: x[..., :1]), zero(apart), target=area_mean(), layout=apart)
+    with pytest.raises(ValueError, match="binds inputs that never come together"):
+        other.backward_optimisation(few, laws=Simplex(["tracer", "u"]), **settings)
