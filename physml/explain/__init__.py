@@ -12,6 +12,7 @@ from physml.explain.groups import groups as groups
 
 if TYPE_CHECKING:
     from physml.explain.accumulated import ale as ale
+    from physml.explain.attribution import interval as interval
     from physml.explain.baselines import Baseline as Baseline
     from physml.explain.baselines import climatology as climatology
     from physml.explain.baselines import given as given
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from physml.explain.owen import ExactOwen as ExactOwen
     from physml.explain.permutations import PairedPermutations as PairedPermutations
     from physml.explain.reconstruction import novelty as novelty
-    from physml.explain.shapley import interval as interval
     from physml.explain.shapley import shapley_values as shapley_values
     from physml.explain.summaries import mean_absolute as mean_absolute
     from physml.explain.summaries import summary as summary
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "accumulated": ("ale",),
+    "attribution": ("interval",),
     "baselines": (
         "Baseline",
         "climatology",
@@ -71,10 +72,7 @@ _HOMES = {
     "owen": ("ExactOwen",),
     "permutations": ("PairedPermutations",),
     "reconstruction": ("novelty",),
-    "shapley": (
-        "interval",
-        "shapley_values",
-    ),
+    "shapley": ("shapley_values",),
     "summaries": (
         "mean_absolute",
         "summary",

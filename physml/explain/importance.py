@@ -103,7 +103,8 @@ def permutation_importance(
         ``"month"``: each sample takes the values of one of its own calendar month, so that the seasons stay.
     together
         True: all shuffled groups take the values of one other sample, and so stay in relation to each other. False: each
-        group has an order of its own.
+        group has an order of its own, which also cuts the relations among the shuffled. In a single backward pass there is
+        no difference. (scikit-explain does the first going forward, the second going backward.)
     permutations
         Orders to use instead of random ones, ``[permutation, sample]`` or ``[permutation, group, sample]``.
     n_bootstrap, level
@@ -115,7 +116,8 @@ def permutation_importance(
     batch_rows
         Rows the model is given at a time; by default by size of the inputs.
     memory
-        See *ds*; at most twice this and a few batches are held, and for ``"auc"`` and functions all predictions of one order.
+        See *ds*; it holds for inputs and targets each, twice while they are read. Beside it a few blocks of 64 MiB are held, the
+        bootstrap counts (2 bytes for each sample and resample), and for ``"auc"`` and functions all predictions of one order.
 
     Returns
     -------
@@ -137,8 +139,9 @@ def permutation_importance(
     The interval is the percentile interval of the importance over samples of the same size, for this model, averaged over the
     orders. A sample that is drawn c times counts c times where it is predicted, and c times in what changes where it lends
     its values: the pair (i, j) adds ``c_i h_ii + (c_i + c_j - 1)(h_ij - h_ii)``, the first order of the bootstrap of a statistic
-    of pairs. A resample of rows alone would miss the lender's half. For functions pairs count ``c_i c_j`` times. Few orders
-    make the interval somewhat wide. In several passes the order of the groups is held as found.
+    of pairs. A resample of rows alone would miss the lender's half. For functions pairs count ``c_i c_j`` times. Few orders,
+    or an order for each group, make the interval somewhat wide; fewer than some fifty blocks make it narrow, as any bootstrap.
+    In several passes the order of the groups is held as found.
 
     Examples
     --------

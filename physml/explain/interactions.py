@@ -221,7 +221,8 @@ def interact(
     progress: bool = True,
 ) -> xr.Dataset:
     """Return interactions of pairs of groups; see :meth:`physml.explain.Explainer.interactions`."""
-    from physml.explain.shapley import MOST_EXACT, affordable, estimated
+    from physml.explain.attribution import estimated
+    from physml.explain.shapley import MOST_EXACT, affordable
 
     players, name = explainer.players, explainer.measure.label
     n_groups, stopping = len(players), Stopping(tol, rtol, max_rows, level)

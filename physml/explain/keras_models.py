@@ -105,13 +105,9 @@ class Network:
         return self._compiled[rows.shape](rows)[0]
 
     def __reduce__(self) -> Any:
-        if getattr(self, "_saved", None) is None:
-            self._saved = (
-                _own_classes(self.model),
-                isinstance(self.model, keras.Model),
-                _save(self.model, self.layout),
-            )
-        return _restore, (*self._saved, self.layout)
+        # Saved anew each time: the weights may have been trained since.
+        data = _save(self.model, self.layout)
+        return _restore, (_own_classes(self.model), isinstance(self.model, keras.Model), data, self.layout)
 
 
 def keras_model(model: Any, layout: Layout, probe: np.ndarray, names: Sequence[str] | None) -> Adapted:
@@ -265,6 +261,4 @@ def _restore(classes: dict[str, type], whole: bool, data: bytes, layout: Layout)
         with open(path, "wb") as file:
             file.write(data)
         model = keras.saving.load_model(path, custom_objects=classes, compile=False, safe_mode=False)
-    network = Network(model if whole else model.layers[-1], layout)
-    network._saved = (classes, whole, data)
-    return network
+    return Network(model if whole else model.layers[-1], layout)

@@ -22,8 +22,10 @@ from physml.explain.nesting import Unions, branches
 class PairedPermutations:
     """Random orders of the groups, each with its reverse: unbiased, with a standard error, additive to round-off.
 
-    The first G / 2 orders bring every group to different places. That takes little more than chance from the error, but makes
-    the standard error of few pairs a little too wide; it would be too short where a group matters at few places only.
+    The first G / 2 orders bring every group to different places. That lowers the error little, but makes the standard error of
+    few pairs rather too wide than too short, as it would be for groups that matter at few places only. Where a group interacts
+    with two or three others at most, a pair has few values to take, and 95 % intervals of 5 pairs may still hold the truth only
+    nine times in ten: those of :class:`physml.explain.PairedKernel` do not suffer from it.
 
     Costs ``2 pairs (G - 1)`` model rows a sample. Each sample has its own orders. Several baseline rows are dealt evenly
     over the pairs, whose number is rounded up to a multiple of theirs.

@@ -76,9 +76,15 @@ class Rows:
                 self._values = self._checked(self.packed.values.reshape(-1, *self.shape), np.arange(len(self)))
             return self._values[numbers]
         wanted, place = np.unique(numbers, return_inverse=True)
-        at = np.unravel_index(wanted, self.outer)
-        where = {d: xr.DataArray(i, dims="_row") for d, i in zip(self.dims, at, strict=True)}
-        return self._checked(self._bare.isel(where).transpose("_row", ...).values, wanted)[place]
+        if len(self.outer) == 1 and wanted[-1] - wanted[0] + 1 == len(
+            wanted
+        ):  # what lies side by side is cut out, not gathered
+            found = self._bare[int(wanted[0]) : int(wanted[-1]) + 1]
+        else:
+            at = np.unravel_index(wanted, self.outer)
+            where = {d: xr.DataArray(i, dims="_row") for d, i in zip(self.dims, at, strict=True)}
+            found = self._bare.isel(where).transpose("_row", ...)
+        return self._checked(found.values, wanted)[place]
 
     def _checked(self, values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         def where(row: int) -> str:

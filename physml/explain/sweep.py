@@ -77,6 +77,8 @@ class Stopping:
                     "raise max_rows, merge groups, or method='permutations'",
                 )
             return 1
+        if not each:  # one group gets all there is, with each baseline row
+            return 2 * n_slots
         least = math.ceil(estimator.fewest(n_groups) / n_slots) * n_slots
         if self.limit(estimator, n_groups, n_slots) < least:
             refuse(

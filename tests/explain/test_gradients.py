@@ -141,6 +141,7 @@ def test_steps_double_until_the_residual_is_small(explainer, ds):
     assert not stopped.converged.all()
 
 
+@pytest.mark.long
 def test_contributions_leave_over_what_the_residual_says(explainer, ds):
     for kind, most in (("input_x_gradient", 1.0), ("integrated", 1e-6)):
         result = explainer.gradients(ds, kind)
@@ -236,6 +237,7 @@ def test_results_are_labelled_channel_by_channel(cnn, ds, tmp_path):
     assert slopes.attrs["baseline"] == "none"
 
 
+@pytest.mark.long
 def test_members_are_samples_too(cnn, ds):
     runs = xr.concat([ds, ds.assign(u=ds.u * 2)], xr.Variable("run", [3, 4]), data_vars=["tracer", "u", "v"])
     layout = FieldSpec(["tracer", "u", "v"], "tracer", mask="wet", area="cell_area", members="run").bind(runs)
@@ -334,6 +336,7 @@ def test_an_activation_map_weighs_features_by_their_mean_gradient(ds, layout):
     np.testing.assert_allclose(last.attribution.where(ds.wet), np.where(ds.wet, expected, np.nan), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.long
 def test_an_activation_map_goes_through_a_field_model(cnn, ds):
     spec = FieldSpec(["tracer", "u", "v"], "tracer", mask="wet", area="cell_area")
     model = FieldModel(cnn, scaling=Scaling.fit(ds, spec), constraints=[NonNegative("tracer")])

@@ -156,7 +156,8 @@ def test_relevance_follows_cells_around_the_circle():
     np.testing.assert_allclose(r[0, :, 0], [0, 20, 0, 4], rtol=1e-6)  # both neighbours of the first cell
 
 
-def test_a_field_model_counts_inputs_from_their_means(ds):
+@pytest.mark.parametrize("increment", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_a_field_model_counts_inputs_from_their_means(ds, increment):
     spec = FieldSpec(["tracer", "u", "v"], "tracer", target_offsets=1, mask="wet", area="cell_area")
     ds["tracer"] = (300 + 5 * ds.tracer).assign_attrs(units="K").astype("float32")
     keras.utils.set_random_seed(3)
@@ -164,20 +165,19 @@ def test_a_field_model_counts_inputs_from_their_means(ds):
         [keras.Input((4, 6, 3)), layers.Conv2D(6, 3, padding="same", activation="relu"), layers.Conv2D(1, 1)]
     )
     scaling = Scaling.fit(ds, spec)
-    for increment in (False, True):
-        model = FieldModel(network, scaling=scaling, increment=increment)
-        explainer = Explainer(model, climatology(ds, model.layout), groups(model.layout), area_mean())
-        result = explainer.gradients(ds, "lrp", epsilon=1e-9)
-        assert result.attribution.attrs["units"] == "K"
-        whole = result.base_value + result.attribution.sum(("channel", "lat", "lon")) + result.residual
-        np.testing.assert_allclose(whole, result.prediction, atol=1e-9)
-        assert abs(result.residual).max() < 2e-4  # the biases of the network are zero; float32 of 300 K
-        np.testing.assert_allclose(result.base_value, scaling.vector("mean", "targets")[0], rtol=2e-7)
-        slope = explainer.gradients(ds, "saliency").attribution
-        means = xr.DataArray(scaling.vector("mean", "inputs"), dims="channel")
-        away = ds[["tracer", "u", "v"]].to_dataarray("channel") - means
-        np.testing.assert_allclose(result.attribution.where(ds.wet, 0), (away * slope).where(ds.wet, 0), atol=2e-5)
-        np.testing.assert_array_equal(result.attribution.notnull().all(("channel", "time")), ds.wet)
+    model = FieldModel(network, scaling=scaling, increment=increment)
+    explainer = Explainer(model, climatology(ds, model.layout), groups(model.layout), area_mean())
+    result = explainer.gradients(ds, "lrp", epsilon=1e-9)
+    assert result.attribution.attrs["units"] == "K"
+    whole = result.base_value + result.attribution.sum(("channel", "lat", "lon")) + result.residual
+    np.testing.assert_allclose(whole, result.prediction, atol=1e-9)
+    assert abs(result.residual).max() < 2e-4  # the biases of the network are zero; float32 of 300 K
+    np.testing.assert_allclose(result.base_value, scaling.vector("mean", "targets")[0], rtol=2e-7)
+    slope = explainer.gradients(ds, "saliency").attribution
+    means = xr.DataArray(scaling.vector("mean", "inputs"), dims="channel")
+    away = ds[["tracer", "u", "v"]].to_dataarray("channel") - means
+    np.testing.assert_allclose(result.attribution.where(ds.wet, 0), (away * slope).where(ds.wet, 0), atol=2e-5)
+    np.testing.assert_array_equal(result.attribution.notnull().all(("channel", "time")), ds.wet)
 
 
 def test_relevance_of_lazy_data_is_lazy_and_the_same(ds, layout):
@@ -223,13 +223,17 @@ def test_laws_and_transforms_of_a_field_model_are_named(ds):
     model = FieldModel(network, scaling=Scaling.fit(ds, spec), constraints=[NonNegative("tracer")])
     explainer = Explainer(model, zero(model.layout), None, area_mean())
     with pytest.raises(
-        NotImplementedError, match=r"NonNegative.*Remedy: kind='integrated', or explain the network alone"
+        NotImplementedError, match=r"NonNegative.*Remedy: kind='integrated'; or explain the fields before the laws"
     ):
         explainer.gradients(ds, "lrp")
     with pytest.raises(ValueError, match="rule 'epsilo' is unknown; did you mean 'epsilon'"):
         explainer.gradients(ds, "lrp", rule="epsilo")
     with pytest.raises(ValueError, match="epsilon is not positive"):
         explainer.gradients(ds, "lrp", epsilon=0)
+    logarithm = Scaling.fit(ds.assign(tracer=np.exp(ds.tracer)), spec, method={"tracer": "log"})
+    transformed = FieldModel(network, scaling=logarithm)
+    with pytest.raises(NotImplementedError, match=r"scaling 'log' of 'tracer'. Remedy: kind='integrated'\.$"):
+        Explainer(transformed, zero(model.layout), None, area_mean()).gradients(ds, "lrp")
     alone = FieldModel(model.network, scaling=model.scaling, increment=model.increment)
     assert "residual" in Explainer(alone, zero(model.layout), None, area_mean()).gradients(ds, "lrp")
 

@@ -197,6 +197,12 @@ def test_models_travel_to_other_processes(ds, few, layout, kind):
     first = explainer.shapley(few)
     other = cloudpickle.loads(cloudpickle.dumps(explainer))
     assert other.adapted.network is not None
+    for weight in model.weights:  # trained on
+        weight.assign(weight * 2)
+    again = cloudpickle.loads(cloudpickle.dumps(explainer.adapted))
+    np.testing.assert_allclose(again(packed(layout, few)), explainer.adapted(packed(layout, few)), atol=1e-5)
+    for weight in model.weights:
+        weight.assign(weight / 2)
     xr.testing.assert_allclose(other.shapley(few).drop_attrs(), first.drop_attrs(), atol=1e-6)
 
 

@@ -100,6 +100,16 @@ def test_several_baseline_rows_are_no_error_of_their_own(ds, layout):
     np.testing.assert_allclose(result.attribution.sum("group"), anomaly, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["exact", "permutations", "kernel"])
+def test_one_group_gets_all_there_is(ds, layout, method):
+    made = groups(layout).merge({"all": ["tracer", "u", "v"]})
+    explainer = Explainer(saturating, samples(ds, layout, 20, 0), made, area_mean(), layout=layout)
+    result = explainer.shapley(ds.isel(time=slice(0, 2)), method, tol=1e-6)
+    np.testing.assert_allclose(result.attribution.sel(group="all"), result.prediction - result.base_value, atol=1e-12)
+    assert result.converged.all()
+    assert (result.rows == 1).all()
+
+
 def test_auto_is_exact_within_the_rows_it_may_use(ds, layout):
     def method(baseline, **settings):
         explainer = Explainer(saturating, baseline, groups(layout), area_mean(), layout=layout)

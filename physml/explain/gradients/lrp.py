@@ -63,18 +63,18 @@ def inspect(network: Any, shape: tuple[int | None, ...], dtype: str) -> None:
         Naming the layers, laws, head or transforms, and the remedy.
     """
     if _is_field_model(network):
+        laws = [str(law) for law in network.constraints]
         methods = {n: network.scaling.method(n) for n in network.layout.spec.targets}
-        found = [str(law) for law in network.constraints]
-        found += [] if network.head is None else [f"head {type(network.head).__name__}"]
-        found += [f"transform {type(m).__name__} of {n!r}" for n, m in methods.items() if m.nonlinear]
-        if found:
+        other = [] if network.head is None else [f"head {type(network.head).__name__}"]
+        other += [f"scaling {m.name!r} of {n!r}" for n, m in methods.items() if m.nonlinear]
+        if laws or other:
+            alone = "; or explain the fields before the laws: FieldModel(model.network, scaling=model.scaling, increment=model.increment)"
             raise NotImplementedError(
                 describe(
                     f"relevance cannot pass what {network.name!r} does to the output of its network",
                     expected="no constraints, no head, targets scaled by a factor and a shift",
-                    received=", ".join(found),
-                    remedy="kind='integrated', or explain the network alone: "
-                    "FieldModel(model.network, scaling=model.scaling, increment=model.increment)",
+                    received=", ".join(laws + other),
+                    remedy="kind='integrated'" + ("" if other else alone),
                 )
             )
         network, dtype = network.network, network.compute_dtype

@@ -15,6 +15,7 @@ gradients. Nature Machine Intelligence 3, 620-631. doi:10.1038/s42256-021-00343-
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,7 @@ class Plan:
     row: np.ndarray
 
 
+@functools.lru_cache(maxsize=16)
 def nodes(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Return points in [0, 1] and weights of a rule of integration: ``"gauss"`` (Legendre) or ``"midpoint"``.
 
