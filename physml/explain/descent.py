@@ -2,6 +2,11 @@
 
 With one for each cell, as in the training of a network, the steps would end elsewhere than at the optimum as soon as anything
 is projected.
+
+References
+----------
+Boyle, J. P. and Dykstra, R. L. (1986), A method for finding projections onto the intersection of convex sets in Hilbert spaces,
+doi:10.1007/978-1-4613-9940-7_3.
 """
 
 from __future__ import annotations
@@ -17,6 +22,8 @@ from physml.explain.blocks import Block
 from physml.explain.metric import Metric
 
 BETAS = (0.9, 0.99)
+ROUNDS = 20
+"""Alternating projections onto the laws and the distance, at most."""
 PROBE = 0.01
 """Distance of the step by which it is judged whether anything is left to gain."""
 
@@ -64,14 +71,31 @@ class Descent:
     rate: float
 
     def nearest(self, v: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """Return v on the laws and within its distance; the way back to a lawful start is lawful where laws are convex."""
-        if self.projection is not None:
-            x = self.metric.inputs(v, start)
-            v = self.metric.control(self.projection(x, start), start)
-        if self.within is not None:
-            d = self.metric.distance(v)
-            v = v * np.minimum(1, self.within / np.maximum(d, 1e-30))[:, None]
-        return v
+        """Return the nearest v on the laws and within the distance, by Dykstra's alternating projections.
+
+        The last step keeps both: on the way back to a lawful start all is lawful where laws are convex.
+        """
+        if self.projection is None:
+            return self._near(v)
+        near, off_laws, off_ball = v, np.zeros_like(v), np.zeros_like(v)
+        for _ in range(ROUNDS if self.within is not None else 0):
+            lawful = self._lawful(near + off_laws, start)
+            off_laws = near + off_laws - lawful
+            near = self._near(lawful + off_ball)
+            off_ball = lawful + off_ball - near
+            if self.metric.distance(near - lawful).max(initial=0) < 1e-4:
+                break
+        return self._near(self._lawful(near, start))
+
+    def _lawful(self, v: np.ndarray, start: np.ndarray) -> np.ndarray:
+        x = self.metric.inputs(v, start)
+        return self.metric.control(self.projection(x, start), start)
+
+    def _near(self, v: np.ndarray) -> np.ndarray:
+        if self.within is None:
+            return v
+        d = self.metric.distance(v)
+        return v * np.minimum(1, self.within / np.maximum(d, 1e-30))[:, None]
 
 
 def descend(descent: Descent, gradient: Any, rows: int, block: Block) -> np.ndarray:
@@ -117,6 +141,8 @@ def descend(descent: Descent, gradient: Any, rows: int, block: Block) -> np.ndar
     probe = descent.nearest(best - step * (slope + descent.penalty * best / metric.size), start)
     left = metric.distance(probe - best) / PROBE
     x = metric.inputs(best, start)
+    if descent.projection is not None:  # rounding has its way into v and back
+        x = np.where(metric.cells, descent.projection(x, start), start)
     told = [*history, history[0], f, metric.distance(best), left]
     return np.concatenate([x.reshape(n, -1).T, np.stack(told)])[..., None]
 

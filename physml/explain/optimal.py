@@ -227,6 +227,8 @@ def _label(
     x = values[:n, ..., 0].transpose(order).reshape(*packed.shape)
     before = layout.unpack(packed, "inputs", predicted=True)
     after = layout.unpack(packed.copy(data=x), "inputs", predicted=True)
+    made = [n for n in after.data_vars if "." in str(n)]  # of the calendar
+    before, after = before.drop_vars(made), after.drop_vars(made)
     out = after.assign({f"{name}_difference": after[name] - before[name] for name in after.data_vars})
     for name in after.data_vars:
         about = f"change of {before[name].attrs.get('long_name', name)} from the start"

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from physml.constraints import Conserve, NonNegative
+from physml.constraints import Conserve, NonNegative, Simplex
 from physml.explain import Explainer, area_mean, backward_optimisation, field, on_tensors, zero
+from physml.fields import FieldSpec
 
 COEF = np.array([2.0, -1.0, 0.5])
 
@@ -106,6 +107,24 @@ def test_laws_hold_and_the_optimum_is_that_of_the_quadratic_programme(explainer,
     assert (found.left < 0.05).all()
 
 
+def test_within_a_distance_and_bounds_the_optimum_is_a_clipped_gradient(explainer, positive, layout):
+    """The conditions of Karush, Kuhn and Tucker: every cell goes along the gradient as far as its bound, all equally far."""
+    g, sd, packed, there = slopes(positive, layout)
+    found = explainer.backward_optimisation(
+        positive.isel(time=[1]), "least", background=positive, laws=NonNegative("tracer"), within=1.0, steps=40
+    )
+    tracer = np.broadcast_to(np.arange(3) == 0, there.shape)[there]
+    lowest = np.where(tracer, -packed[1][there] / sd, -np.inf)
+    low, high = 0.0, 1e4
+    for _ in range(60):
+        c = 0.5 * (low + high)
+        v = np.maximum(-c * g, lowest)
+        low, high = (c, high) if (v**2).mean() < 1 else (low, c)
+    assert (v == lowest).any() and float(found.distance[0]) == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(control(found, layout, sd, there)[0], v, atol=0.02 * abs(v).max())
+    assert found.converged.all() and float(found.tracer.min()) >= 0
+
+
 def test_what_a_sum_holds_is_not_gained(explainer, positive, layout):
     start = positive.isel(time=slice(2))
     laws = [NonNegative("tracer"), Conserve("tracer", ("lat", "lon"), "cell_area")]
@@ -152,3 +171,20 @@ def test_what_cannot_be_optimised_is_refused_by_name(explainer, ds, positive, la
     whole = Explainer(linear, zero(layout), target=field(), layout=layout)
     with pytest.raises(ValueError, match="has no gradient to follow"):
         backward_optimisation(whole, one, background=ds, within=1)
+
+
+def test_laws_apply_at_every_offset_their_inputs_share(positive):
+    spec = FieldSpec(["tracer", "u"], "tracer", input_offsets={"tracer": (-1, 0), "u": (-1,)}, mask="wet")
+    layout = spec.bind(positive)
+    explainer = Explainer(
+        on_tensors(lambda x: x[..., :1] + x[..., 1:2]), zero(layout), target=area_mean(), layout=layout
+    )
+    few = positive.isel(time=slice(4))
+    settings = {"background": positive, "within": 1.0, "steps": 5}
+    found = explainer.backward_optimisation(few, "least", laws=NonNegative("tracer"), **settings)
+    assert found.tracer.sizes["lead"] == 2 and float(found.tracer.min()) >= 0
+    assert (found.tracer_difference.min(("time", "lat", "lon")) < -0.1).all()
+    apart = FieldSpec(["tracer", "u"], "tracer", input_offsets={"tracer": (0,), "u": (-1,)}, mask="wet").bind(positive)
+    other = Explainer(on_tensors(lambda x: x[..., :1]), zero(apart), target=area_mean(), layout=apart)
+    with pytest.raises(ValueError, match="binds inputs that never come together"):
+        other.backward_optimisation(few, laws=Simplex(["tracer", "u"]), **settings)
