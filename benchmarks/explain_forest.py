@@ -23,7 +23,7 @@ from sklearn.ensemble import (
 
 from physml import FieldSpec
 from physml.explain import Explainer, groups
-from physml.explain.baselines import Baseline
+from physml.explain.players.baselines import Baseline
 
 N, FEATURES, ROWS, SAMPLES = 1000, 8, 100, 64
 NAMES = [f"f{i}" for i in range(FEATURES)]

@@ -19,8 +19,8 @@ from sklearn.ensemble import RandomForestRegressor
 
 from physml import FieldSpec
 from physml.explain import ale, groups, partial_dependence, permutation_importance
-from physml.explain.models import Adapted
-from physml.explain.outputs import outputs_of
+from physml.explain.models.adapting import Adapted
+from physml.explain.models.outputs import outputs_of
 
 NAMES = list("abcdefgh")
 ROWS, TREES, REPEATS = 2000, 100, 10

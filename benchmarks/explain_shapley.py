@@ -34,9 +34,9 @@ from physml.explain import (  # noqa: E402
     shapley_values,
     zero,
 )
-from physml.explain.designs import all_coalitions  # noqa: E402
-from physml.explain.gathering import Accumulator  # noqa: E402
-from physml.explain.sweep import t_quantile  # noqa: E402
+from physml.explain.shapley.designs import all_coalitions  # noqa: E402
+from physml.explain.shapley.gathering import Accumulator  # noqa: E402
+from physml.explain.shapley.sweep import t_quantile  # noqa: E402
 
 G, NAMES, PAIRS = 12, ("a", "b", "c"), (5, 20, 85)
 QUARTERS = {

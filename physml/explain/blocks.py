@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from physml import _progress
-from physml.explain.baselines import Baseline, clean
+from physml.explain.players.baselines import Baseline, clean
 
 if TYPE_CHECKING:
     from physml.layout import Layout

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from physml._errors import describe, refuse
-from physml.explain.baselines import Baseline
-from physml.explain.game import valued
-from physml.explain.groups import Groups
-from physml.explain.models import adapt
-from physml.explain.targets import bind
+from physml.explain.models.adapting import adapt
+from physml.explain.models.targets import bind
+from physml.explain.players.baselines import Baseline
+from physml.explain.players.groups import Groups
+from physml.explain.shapley.game import valued
 
 if TYPE_CHECKING:
-    from physml.explain.designs import Estimator
+    from physml.explain.shapley.designs import Estimator
     from physml.layout import Layout
 
 
@@ -196,7 +196,7 @@ class Explainer:
         KeyError
             Where *nested* names what is not there.
         """
-        from physml.explain.shapley import attribute
+        from physml.explain.shapley.values import attribute
 
         return attribute(
             self,
@@ -234,7 +234,7 @@ class Explainer:
             the Shapley interaction index (Grabisch and Roubens 1999, doi:10.1007/s001820050125) of two groups, and on the
             diagonal what is left of each Shapley value, so that sums over ``group_other`` are the Shapley values.
         """
-        from physml.explain.interactions import interact
+        from physml.explain.shapley.interactions import interact
 
         return interact(self, ds, method, **settings)
 
@@ -263,7 +263,7 @@ class Explainer:
     def backward_optimisation(
         self, start: xr.Dataset, aim: str | float = "greatest", *, background: xr.Dataset, **settings: Any
     ) -> xr.Dataset:
-        """Return the nearest inputs that make the target great, small, or a value; see :mod:`physml.explain.optimal`."""
-        from physml.explain.optimal import backward_optimisation
+        """Return the nearest inputs that make the target great, small, or a value; see :mod:`physml.explain.inputs.optimal`."""
+        from physml.explain.inputs.optimal import backward_optimisation
 
         return backward_optimisation(self, start, aim, background=background, **settings)

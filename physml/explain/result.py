@@ -13,7 +13,7 @@ from physml.provenance import stamp
 from physml.timeaxis import find_step, shift
 
 if TYPE_CHECKING:
-    from physml.explain.targets import Measure
+    from physml.explain.models.targets import Measure
     from physml.layout import Layout
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import xarray as xr
 
 from physml._errors import describe, refuse
-from physml.explain.randomisation import randomise as randomise
-from physml.explain.ranks import pearson, sign_agreement, spearman, top_overlap
+from physml.explain.checks.randomisation import randomise as randomise
+from physml.explain.checks.ranks import pearson, sign_agreement, spearman, top_overlap
 
 __all__ = ["additivity", "agreement", "convergence", "randomise"]
 

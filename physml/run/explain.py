@@ -156,7 +156,7 @@ def read_baseline(setting: Any, ds: xr.Dataset, model: FieldModel, seed: int) ->
         For an unknown baseline or argument; the nearest is offered.
     """
     from physml import explain
-    from physml.explain import baselines
+    from physml.explain.players import baselines
 
     public = [n for n in explain.__all__ if callable(getattr(baselines, n, None)) and n[0].islower()]
     known = {n: getattr(baselines, n) for n in public if n != "groups"}

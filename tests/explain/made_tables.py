@@ -3,8 +3,8 @@
 import numpy as np
 import xarray as xr
 
-from physml.explain.models import Adapted
-from physml.explain.outputs import outputs_of
+from physml.explain.models.adapting import Adapted
+from physml.explain.models.outputs import outputs_of
 from physml.fields import FieldSpec
 
 

@@ -6,7 +6,7 @@ import xarray as xr
 from sklearn import ensemble, tree
 
 from physml.explain import Explainer, area_mean, box_mean, climatology, field, groups, samples
-from physml.explain.baselines import Baseline
+from physml.explain.players.baselines import Baseline
 from physml.fields import FieldSpec
 
 NAMES = [f"f{i}" for i in range(8)]

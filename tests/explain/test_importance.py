@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made_tables import model, orthogonal, shifts, table
 
 from physml.explain import area_mean, groups, permutation_importance
-from physml.explain.resampling import block_numbers, bootstrap_counts, month_labels, permutation
+from physml.explain.effects.resampling import block_numbers, bootstrap_counts, month_labels, permutation
 from physml.fields import FieldSpec
 
 COEF = np.array([2.0, -1.0, 0.5, 0.0])
@@ -213,7 +213,7 @@ def test_lazy_data_give_the_same_in_any_chunks_and_batches(ds, score, kind):
 
 
 def test_lazy_data_beyond_the_limit_are_read_a_batch_at_a_time(ds, monkeypatch):
-    from physml.explain import rows
+    from physml.explain.effects import rows
 
     ds, layout, function = field_case(ds)
     most = []

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from physml.explain import ExactInteractions, PairedPaths, shapley_values
-from physml.explain.interactions import pair_index
+from physml.explain.shapley.interactions import pair_index
 
 
 def table(values):

@@ -8,8 +8,8 @@ import xarray as xr
 
 from physml import Conserve, FieldModel, NonNegative, Scaling, Transport
 from physml.explain import Explainer, area_mean, box_mean, cell, climatology, field, groups, on_tensors, samples, zero
-from physml.explain.models import adapt
-from physml.explain.targets import bind
+from physml.explain.models.adapting import adapt
+from physml.explain.models.targets import bind
 from physml.fields import FieldSpec
 
 L = keras.layers

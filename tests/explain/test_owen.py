@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from physml.explain import Exact, ExactOwen, PairedPermutations, shapley_values
-from physml.explain.nesting import branches, unions_of
+from physml.explain.shapley.nesting import branches, unions_of
 
 ONE = (("a", "b", "a", "b", "b"),)
 TWO = (("a", "a", "a", "b", "b"), ("1", "1", "2", "1", "2"))

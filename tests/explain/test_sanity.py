@@ -7,7 +7,7 @@ import xarray as xr
 from scipy import stats
 
 from physml.explain import Explainer, PairedPermutations, area_mean, field, groups, on_tensors, sanity, zero
-from physml.explain.ranks import pearson, spearman, top_overlap
+from physml.explain.checks.ranks import pearson, spearman, top_overlap
 
 HALVES = {"south": {"lat": slice(-90, 0)}, "north": {"lat": slice(0, 90)}}
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from physml.explain import Exact, ExactOwen, PairedKernel, PairedPermutations, shapley_values
-from physml.explain.coalitions import kernel_mass, sizes_in_turn
-from physml.explain.designs import all_coalitions
-from physml.explain.exact import shapley_matrix
-from physml.explain.permutations import spread_orders
-from physml.explain.sweep import t_quantile
+from physml.explain.shapley.coalitions import kernel_mass, sizes_in_turn
+from physml.explain.shapley.designs import all_coalitions
+from physml.explain.shapley.exact import shapley_matrix
+from physml.explain.shapley.permutations import spread_orders
+from physml.explain.shapley.sweep import t_quantile
 
 
 def table(values):
@@ -140,7 +140,7 @@ def test_estimates_are_unbiased_and_their_intervals_cover(estimator, dof, pairs)
 
 def test_differences_between_baseline_rows_are_no_error_of_their_mean():
     """Each of three rows makes another additive game: dealt evenly, their mean is known exactly."""
-    from physml.explain.gathering import Accumulator
+    from physml.explain.shapley.gathering import Accumulator
 
     worth = np.array([[1.0, 2, 3], [-5, 0, 1], [2, 2, 9]])
     estimator = PairedPermutations(6, 0)

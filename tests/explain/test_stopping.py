@@ -20,7 +20,7 @@ from physml.explain import (
     shapley_values,
     zero,
 )
-from physml.explain.sweep import Sampled, Stopping, t_quantile
+from physml.explain.shapley.sweep import Sampled, Stopping, t_quantile
 
 BOXES = {f"{x}E": {"lon": slice(x - 1, x + 1)} for x in range(0, 360, 60)}
 

@@ -6,7 +6,7 @@ import xarray as xr
 
 from physml import grid
 from physml.explain import mean_absolute, summary
-from physml.explain.sweep import t_quantile
+from physml.explain.shapley.sweep import t_quantile
 
 
 def series(n, memory=0.0, groups=3):

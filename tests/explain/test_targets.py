@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 
 from physml.explain import area_mean, box_mean, cell, field
-from physml.explain.outputs import Fields, Table, channels_named, outputs_of
-from physml.explain.targets import bind
+from physml.explain.models.outputs import Fields, Table, channels_named, outputs_of
+from physml.explain.models.targets import bind
 from physml.fields import FieldSpec
 
 

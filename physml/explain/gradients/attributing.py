@@ -13,16 +13,16 @@ import xarray as xr
 
 from physml._errors import closest, refuse
 from physml.explain.blocks import Block, over_samples, samples_at_a_time
-from physml.explain.game import default_rows
 from physml.explain.gradients.kinds import Kind
 from physml.explain.gradients.occlusion import Occlusion, by_groups
 from physml.explain.gradients.work import Work, keras_of
 from physml.explain.result import Part, label
+from physml.explain.shapley.game import default_rows
 from physml.provenance import same_units
 
 if TYPE_CHECKING:
     from physml.explain.explainer import Explainer
-    from physml.explain.models import Adapted
+    from physml.explain.models.adapting import Adapted
     from physml.layout import Layout
 
 KINDS = {

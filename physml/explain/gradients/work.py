@@ -14,7 +14,7 @@ from physml.explain.gradients.rows import Late, in_batches, input_gradient
 
 if TYPE_CHECKING:
     from physml.explain.explainer import Explainer
-    from physml.explain.models import Adapted
+    from physml.explain.models.adapting import Adapted
 
 
 class Work:

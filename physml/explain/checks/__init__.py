@@ -1,0 +1,1 @@
+"""What the checks of explanations are made of; they are called through :mod:`physml.explain.sanity`."""
