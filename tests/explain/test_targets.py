@@ -36,6 +36,27 @@ def test_a_cell_is_the_nearest_one_across_greenwich_too(layout):
     np.testing.assert_array_equal(bind(cell(lat=46.0, lon=310.0), layout).reduce(out)[:, 0], out[:, 3, 5, 0])
 
 
+def curvilinear():
+    """A grid whose coordinates are missing in its first cell, as on land; at 80N longitudes lie close together."""
+    lat, lon = np.array([[np.nan, 0.0, 0], [80, 80, 83]]), np.array([[np.nan, 10.0, 20], [0, 60, 10]])
+    ds = xr.Dataset(
+        {"t": (("time", "y", "x"), np.zeros((3, 2, 3)))},
+        {
+            "time": np.arange(3),
+            "nav_lat": (("y", "x"), lat, {"units": "degrees_north"}),
+            "nav_lon": (("y", "x"), lon, {"units": "degrees_east"}),
+        },
+    )
+    return FieldSpec("t", "t").bind(ds.assign(wet=ds.nav_lat.notnull()))
+
+
+@pytest.mark.parametrize("point, at", [((1, 12), 1), ((80, 5), 3), ((82.5, 60), 4), ((81, 21), 5)])
+def test_the_nearest_cell_of_a_curvilinear_grid_has_coordinates_and_is_near_on_the_globe(point, at):
+    lat, lon = point
+    weights = bind(cell(lat=lat, lon=lon), curvilinear()).weights
+    np.testing.assert_array_equal(np.flatnonzero(weights), [at])
+
+
 def test_a_field_keeps_every_valid_cell(ds, layout):
     out = outputs(layout)
     for target in (field(), None, "field"):
@@ -86,6 +107,8 @@ def test_levels_and_offsets_choose_a_channel():
         (box_mean("tracer", lats=slice(0, 1)), KeyError, "unknown space coordinate 'lats'; did you mean 'lat'"),
         (cell("tracer", lat=-15, lon=120), ValueError, "lies on a masked cell.*box_mean"),
         (cell("tracer", lat=95, lon=0), ValueError, "outside the grid.*lat=95, 50 from the nearest"),
+        (cell("tracer"), ValueError, r"is no point.*along 'lat', 'lon'.*Received: none.*box_mean"),
+        (cell("tracer", lat=15), ValueError, r"is no point.*anywhere along 'lon'.*Received: lat=15"),
         (field("tracer", offset=4), ValueError, "target fits 0 output channels"),
         (3.0, TypeError, "target is no target"),
         (lambda o: o.tracer.mean(), ValueError, "the target function returned another shape"),

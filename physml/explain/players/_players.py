@@ -116,7 +116,7 @@ class Groups:
         KeyError
             For a name that is no group; the nearest is offered.
         ValueError
-            Where one group goes to two places, or groups of different unions come together.
+            Where one group goes to two places, groups of different unions come together, or a name is that of another group.
         """
         home = self._homes(into, "merged")
         names = tuple(dict.fromkeys(home))
@@ -198,20 +198,11 @@ class Groups:
         KeyError
             For a name that is no group; the nearest is offered.
         ValueError
-            Where a group lies in two unions of a level, or a union in two of the level above.
+            Where a group lies in two unions of a level, or a union in two of the level above, or has the name of another group.
         """
         parents: list[tuple[str, ...]] = []
         for level in levels:
             found = self._homes(level, "put")
-            alone = [n for n, union in zip(self.names, found, strict=True) if n == union and n in level]
-            lost = [n for n in alone if n not in {self.names[i] for x in as_names(level[n]) for i in self._members(x)}]
-            if lost:
-                refuse(
-                    f"union {lost[0]!r} has the name of a group that it does not hold",
-                    "another name, or the group inside it",
-                    level[lost[0]],
-                    f"rename the union, or add {lost[0]!r} to it",
-                )
             for outer in parents[-1:]:
                 above: dict[str, str] = {}
                 for union, over in zip(found, outer, strict=True):
@@ -305,6 +296,14 @@ class Groups:
                         "name it once",
                     )
                 home[i] = new
+        lost = [n for i, n in enumerate(self.names) if n in into and i not in home]
+        if lost:
+            refuse(
+                f"{lost[0]!r} has the name of a group that it does not hold",
+                "another name, or the group inside it",
+                into[lost[0]],
+                f"rename it, or add {lost[0]!r} to what it holds",
+            )
         return tuple(home.get(i, n) for i, n in enumerate(self.names))
 
 

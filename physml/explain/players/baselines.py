@@ -99,9 +99,8 @@ def reference_period(ds: xr.Dataset, layout: Any, period: slice | Sequence[Any],
     layout = layout_of(layout, what="reference_period")
     dim = layout.spec.sample_dim
     axis = grid.variable(ds, dim, "sample coordinate")
-    ends = (period.start, period.stop) if isinstance(period, slice) else tuple(period)
     try:
-        first, last = ends
+        first, last = ends = (period.start, period.stop) if isinstance(period, slice) else tuple(period)
         index = axis.to_index()
         inside = index.slice_indexer(*(None if e is None else as_label(index, e) for e in (first, last)))
     except (KeyError, TypeError, ValueError) as error:

@@ -15,8 +15,8 @@ from physml.explain.players._product import product, splits
 from physml.explain.players._selecting import box_cells as box_cells
 from physml.explain.players._selecting import layout_of
 from physml.explain.players._selecting import locate as locate
+from physml.explain.players._selecting import nearest_cell as nearest_cell
 from physml.explain.players._selecting import region_cells as region_cells
-from physml.explain.players._selecting import separation as separation
 from physml.explain.players._selecting import space_coordinate as space_coordinate
 from physml.explain.players._splitting import Choice, Edges
 
