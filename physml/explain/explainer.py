@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from physml._errors import describe, refuse
-from physml.explain.models.adapting import adapt
+from physml.explain.models.adapting import adapt, layout_for
 from physml.explain.models.targets import bind
 from physml.explain.players.baselines import Baseline
 from physml.explain.players.groups import Groups
@@ -61,16 +61,7 @@ class Explainer:
         layout: Layout | None = None,
         outputs: Sequence[str] | None = None,
     ) -> None:
-        layout = layout if layout is not None else getattr(model, "layout", None)
-        if layout is None:
-            raise TypeError(
-                describe(
-                    "the model has no layout",
-                    expected="a FieldModel, or layout=spec.bind(ds)",
-                    received=type(model).__name__,
-                    remedy="pass layout=...",
-                )
-            )
+        layout = layout_for(model, layout)
         shape = (*layout.shape, len(layout.inputs))
         given: list[tuple[str, type, Any]] = [
             ("baseline", Baseline, baseline.rows.shape[1:] if isinstance(baseline, Baseline) else type(baseline))
@@ -113,17 +104,19 @@ class Explainer:
 
     def read(self, ds: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray | None]:
         """Return the samples of *ds* ``[*members, sample, *space, channel]``, and their own baselines where they have some."""
+        if not isinstance(ds, xr.Dataset):
+            raise TypeError(
+                describe(
+                    "what is to be explained has no named inputs",
+                    expected=f"a Dataset with {', '.join(self.layout.spec.inputs)}",
+                    received=type(ds).__name__,
+                    remedy="pass the Dataset, ds.isel(...)",
+                )
+            )
         packed = self.layout.pack(ds, "inputs")
         beside = self.baseline.beside(ds, self.layout)
         if beside is not None:
             packed, beside = xr.align(packed, beside, join="inner", copy=False)
-            if not packed.size:
-                refuse(
-                    f"no sample has the past that baseline {self.baseline.name!r} needs",
-                    "data that begin earlier",
-                    f"{ds.sizes[self.layout.spec.sample_dim]} along {self.layout.spec.sample_dim!r}",
-                    "pass the steps before the first sample too",
-                )
         return packed, beside
 
     def slots(self, packed: xr.DataArray) -> int:

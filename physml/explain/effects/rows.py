@@ -130,7 +130,7 @@ class Answers:
         if batch_rows is not None and batch_rows < 1:
             refuse("batch_rows is not positive", ">= 1", batch_rows, "leave it out")
         # A compiled model sees one size of batch; others gain by large ones.
-        self.fixed = adapted.tensors is not None or adapted.network is not None
+        self.fixed = adapted.compiled
         loose = int(np.clip(2**26 // max(each, 1), 1, LOOSE_ROWS))
         self.batch_rows = batch_rows or (min(default_rows(each), most) if self.fixed else loose)
         self.dtype, self.rows = adapted.dtype, 0

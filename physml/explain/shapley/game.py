@@ -73,6 +73,7 @@ def coalition_values(
     owner: np.ndarray,
     value: Forward,
     batch_rows: int,
+    fixed: bool = True,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Stream coalitions of many samples through one function in batches of one size.
 
@@ -86,9 +87,12 @@ def coalition_values(
     owner
         Group of each cell ``[cell]``, -1 for none.
     value
-        Function of rows ``[batch_rows, cell]`` with values ``[batch_rows, ...]``; always called with *batch_rows* rows.
+        Function of rows ``[row, cell]`` with values ``[row, ...]``.
     batch_rows
-        Rows in a batch; rows of the last batch beyond the last request are computed and thrown away.
+        Rows in a batch.
+    fixed
+        Whether the function is always called with *batch_rows* rows, as one that is compiled should be: a batch that is not
+        full holds baseline rows, or others that came before, which are thrown away.
 
     Yields
     ------
@@ -96,12 +100,13 @@ def coalition_values(
         Number of the request and the values of its next rows, in order.
     """
     owner = owner.astype(np.intp)
-    buffer = np.zeros((batch_rows, background.shape[1]), background.dtype)
+    # Not zeros, of which a model may have no logarithm.
+    buffer = np.repeat(background[:1], batch_rows, axis=0)
     pending: list[tuple[int, int]] = []
     filled = 0
 
     def flush() -> Iterator[tuple[int, np.ndarray]]:
-        values, start = value(buffer), 0
+        values, start = value(buffer if fixed else buffer[:filled]), 0
         for number, n in pending:
             yield number, values[start : start + n]
             start += n
