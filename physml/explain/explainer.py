@@ -149,8 +149,7 @@ class Explainer:
             random coalitions, each with its complement; no nested groups. ``"auto"``: exact up to 12 groups and 16384 model
             rows a sample, or as many rows as *max_rows*; permutations beyond. ``"trees"``: exact for any number of groups,
             for scikit-learn's trees, forests and boosting, of samples or of cells, and one number linear in their output; ``"auto"``
-            takes it where it can. Or an estimator, which then has *pairs* and
-            *seed* of its own.
+            takes it where it can. Or an estimator, which then has *pairs*, *seed* and unions of its own.
         pairs
             Orders, or coalitions, drawn for each sample; default 100 orders, or coalitions for as many model rows. With a
             tolerance: before the first decision to stop, default 16 orders.

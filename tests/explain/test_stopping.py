@@ -54,7 +54,7 @@ def test_each_sample_stops_at_the_tolerance_and_holds_the_truth(ds, layout, meth
     assert half.max() <= 0.05
     assert len(np.unique(result.rows)) > 1
     assert result.attrs["rows"] == int(result.rows.sum()) + 1
-    assert result.attrs["converged"] == "6 of 6 samples"
+    assert (result.attrs["converged"], result.attrs["max_rows"]) == ("6 of 6 samples", 20_000)
     error = abs(result.attribution - exact.attribution)
     assert (error <= 2 * half + 1e-6).all()  # how often they cover is told by the games
     wide = explainer.shapley(ds, method, rtol=0.2)

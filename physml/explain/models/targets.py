@@ -14,8 +14,9 @@ import numpy as np
 
 from physml._errors import closest, describe
 from physml.explain.models.measures import Measure as Measure
-from physml.explain.models.measures import column, combined, linear, of_function, on_its_grid, variable
+from physml.explain.models.measures import column, combined, linear, of_function, variable
 from physml.explain.models.outputs import Fields, Given, Outputs, Table
+from physml.explain.models.own_grids import on_its_grid
 from physml.explain.players.groups import box_cells, nearest_cell
 
 if TYPE_CHECKING:

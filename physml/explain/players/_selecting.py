@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,12 @@ def layout_of(source: Any, spec: FieldSpec | None = None, what: str = "groups") 
             )
         )
     return found
+
+
+def light(layout: Layout) -> Layout:
+    """Return a layout with its mask, area and coordinates in memory and no other field: cheap to pickle."""
+    needed = {layout.spec.mask, layout.spec.area, *layout.kept}
+    return replace(layout, statics=layout.statics.drop_vars([n for n in layout.statics if n not in needed])).load()
 
 
 def region_cells(layout: Layout, mask: xr.DataArray, what: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from physml.explain.blocks import Block, advance, over_samples, samples_at_a_tim
 from physml.explain.result import Part, label
 from physml.explain.shapley.designs import Estimator
 from physml.explain.shapley.game import default_rows
-from physml.explain.shapley.sweep import Stopping, accept_level, sweep, t_quantile
+from physml.explain.shapley.sweep import MAX_ROWS, Stopping, accept_level, sweep, t_quantile
 
 if TYPE_CHECKING:
     from physml.explain.explainer import Explainer
@@ -113,7 +113,8 @@ def estimated(
     n_samples = math.prod(packed.shape[: packed.get_axis_num(sample) + 1])
     n_base = n_samples if beside is not None else len(np.unique(slots))
     if stopping.adaptive and not exact:
-        settings |= {n: v for n in ("tol", "rtol", "max_rows") if (v := getattr(stopping, n)) is not None}
+        settings |= {n: v for n in ("tol", "rtol") if (v := getattr(stopping, n)) is not None}
+        settings["max_rows"] = MAX_ROWS if stopping.max_rows is None else stopping.max_rows
     else:
         rows = n_base + n_samples * each
         settings |= {"replicates": first, "rows": rows, "rows_per_sample": each}
