@@ -70,6 +70,10 @@ def test_samples_are_distinct_and_seeded(ds, layout):
 def test_bad_baselines_say_what_is_wrong(ds, layout):
     with pytest.raises(ValueError, match=r"n samples cannot be drawn.*1 to 24"):
         samples(ds, layout, 25, seed=0)
+    with pytest.raises(ValueError, match=r"n samples cannot be drawn.*2\.5"):
+        samples(ds, layout, 2.5, seed=0)
+    with pytest.raises(ValueError, match=r"seed starts no draw.*Received: -1"):
+        samples(ds, layout, 2, seed=-1)
     with pytest.raises(ValueError, match="by is unknown"):
         climatology(ds, layout, by="week")
     holed = ds.assign(u=ds.u.where(ds.time.dt.month != 3))

@@ -30,6 +30,11 @@ def test_means_are_weighted_by_area_and_blind_to_land(ds, layout):
     assert (measure.units, measure.dims, measure.offset) == ("kg m-3", (), 1)
 
 
+def test_open_ranges_are_said_in_words(layout):
+    where = dict(lat=slice(None, 0), lon=slice(180, None))
+    assert bind(box_mean("tracer", **where), layout).label == "mean of tracer +1 over lat up to 0, lon from 180"
+
+
 def test_a_cell_is_the_nearest_one_across_greenwich_too(layout):
     out = outputs(layout)
     np.testing.assert_array_equal(bind(cell(lat=14.0, lon=-10.0), layout).reduce(out)[:, 0], out[:, 2, 0, 0])

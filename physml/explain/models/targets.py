@@ -177,8 +177,14 @@ def box_mean(name: str | None = None, **where: Any) -> Target:
     def weigh(layout: Layout, inside: dict[str, Any], valid: np.ndarray, label: str) -> np.ndarray:
         return layout.weights * box_cells(layout, inside, f"target {label!r}")
 
-    ranges = ", ".join(f"{n} {s.start} to {s.stop}" for n, s in where.items() if isinstance(s, slice))
+    ranges = ", ".join(f"{n} {_range(s)}".strip() for n, s in where.items() if isinstance(s, slice))
     return Target(name, f"mean of {{}} over {ranges or 'all cells'}", where, weigh, True)
+
+
+def _range(s: slice) -> str:
+    if s.start is None or s.stop is None:
+        return "" if s.start is s.stop else f"up to {s.stop}" if s.start is None else f"from {s.start}"
+    return f"{s.start} to {s.stop}"
 
 
 def cell(name: str | None = None, **where: Any) -> Target:
