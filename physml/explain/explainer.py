@@ -10,9 +10,9 @@ import xarray as xr
 from physml._errors import describe, refuse
 from physml.explain.models.adapting import adapt, layout_for
 from physml.explain.models.targets import bind
+from physml.explain.models.valued import valued
 from physml.explain.players.baselines import Baseline
 from physml.explain.players.groups import Groups
-from physml.explain.shapley.game import valued
 
 if TYPE_CHECKING:
     from physml.explain.shapley.designs import Estimator

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from physml.explain.shapley.game import Request, coalition_values, default_rows
+from physml.explain.models.valued import default_rows
+from physml.explain.shapley.game import Request, coalition_values
 
 
 @pytest.mark.parametrize("fixed", [True, False])

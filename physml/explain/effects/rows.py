@@ -15,8 +15,8 @@ import xarray as xr
 
 from physml._errors import refuse
 from physml.explain.blocks import BLOCK_BYTES
+from physml.explain.models.valued import default_rows, valued
 from physml.explain.players.baselines import clean
-from physml.explain.shapley.game import default_rows, valued
 
 if TYPE_CHECKING:
     from physml.explain.models.adapting import Adapted

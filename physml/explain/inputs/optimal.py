@@ -38,7 +38,7 @@ from physml.explain.blocks import over_samples, samples_at_a_time
 from physml.explain.gradients.rows import Late, compiled_rows
 from physml.explain.inputs.descent import Descent, Goal, descend
 from physml.explain.inputs.metric import Metric
-from physml.explain.shapley.game import default_rows
+from physml.explain.models.valued import default_rows
 from physml.provenance import stamp
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import xarray as xr
 
 from physml._errors import describe, refuse
 from physml.explain.blocks import Block, advance, over_samples, samples_at_a_time
+from physml.explain.models.valued import default_rows
 from physml.explain.result import Part, label
 from physml.explain.shapley.designs import Estimator
-from physml.explain.shapley.game import default_rows
 from physml.explain.shapley.sweep import MAX_ROWS, Stopping, accept_level, sweep, t_quantile
 
 if TYPE_CHECKING:

@@ -8,21 +8,12 @@ stays bounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from physml._errors import describe
-from physml.explain.models.adapting import Adapted
-from physml.explain.models.targets import Measure
-
-Forward = Callable[[np.ndarray], np.ndarray]
-
-BATCH_BYTES = 3 * 2**19
-"""Input bytes of one batch unless batch_rows is given: convolutions run fastest while their activations stay in the cache."""
-FEW_ROWS = 8
-"""Rows below which a batch is not cut for the sake of the cache alone."""
+from physml.explain.models.adapting import Forward
 
 
 @dataclass(frozen=True)
@@ -32,38 +23,6 @@ class Request:
     inputs: np.ndarray
     coalitions: np.ndarray
     slots: np.ndarray
-
-
-def valued(adapted: Adapted, measure: Measure) -> Forward:
-    """Return the target of model inputs ``[row, cell]`` as ``[row, valid cell]``.
-
-    Raises
-    ------
-    ValueError
-        Where the model returns values that are not finite.
-    """
-    shape = (*adapted.layout.shape, len(adapted.layout.inputs))
-
-    def value(rows: np.ndarray) -> np.ndarray:
-        values = measure.reduce(adapted(rows.reshape(len(rows), *shape)))
-        if not np.isfinite(values).all():
-            raise ValueError(
-                describe(
-                    f"the model's {measure.label!r} is not finite",
-                    expected="finite predictions for every mixture of sample and baseline",
-                    received=f"{int((~np.isfinite(values)).sum())} of {values.size} values missing or infinite",
-                    remedy="check the range of the baseline against the training data",
-                )
-            )
-        return values
-
-    return value
-
-
-def default_rows(row_bytes: int) -> int:
-    """Return the number of rows in a batch for inputs of this size."""
-    row_bytes = max(row_bytes, 1)
-    return int(np.clip(max(BATCH_BYTES // row_bytes, min(FEW_ROWS, 16 * BATCH_BYTES // row_bytes)), 1, 1024))
 
 
 def coalition_values(
