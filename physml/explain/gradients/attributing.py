@@ -124,7 +124,7 @@ def attribute(
         measure=measure,
         packed=packed,
         coords=explainer.players.coords if grouped else _coords(layout, packed, chosen),
-        settings={**marks, **told, "rows_per_sample": each},
+        settings={**marks, **told, **({} if "rows" in chosen.counts else {"rows_per_sample": each})},
         attrs=ds.attrs,
         what=f"explained {measure.label} by {chosen.method}, baseline {baseline}",
     )
