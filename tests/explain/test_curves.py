@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_tables import model, table
 
-from physml.explain import ale, area_mean, groups, ice, partial_dependence
+from physml.explain import ale, area_mean, groups, ice, on_tensors, partial_dependence
 from physml.fields import FieldSpec
 
 HALVES = {"south": {"lat": slice(-90, 0)}, "north": {"lat": slice(0, 90)}}
@@ -244,6 +244,18 @@ def test_members_are_samples_too(data):
     np.testing.assert_allclose(found.ice, found.a * runs.b, atol=1e-12)
     effect = ale(function, runs, "a", n_bootstrap=2)
     assert effect.counts.sum() == 800 and effect.rug.dims == ("run", "time")
+
+
+def test_lags_are_named_one_by_one(data):
+    ds, _ = data
+    layout = FieldSpec(["a", "b"], "y", input_offsets={"a": (-1, 0), "b": (0,)}).bind(ds)
+    function = on_tensors(lambda x: 3 * x[..., :1] + 5 * x[..., 1:2] ** 2)
+    for over, slope in (("a -1", 3.0), ("a +0", None)):
+        found = ale(function, ds, over, layout=layout, outputs=["y"], n_bootstrap=0)
+        here = found[over]
+        wanted = slope * here if slope else 5 * here**2
+        off = found.effect.squeeze() - wanted
+        np.testing.assert_allclose(off - off.mean(), 0, atol=2e-5)
 
 
 def test_results_are_labelled_and_go_to_netcdf(data, tmp_path):

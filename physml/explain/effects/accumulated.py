@@ -59,7 +59,7 @@ def ale(
     model, ds, target, groups, layout, outputs, batch_rows, memory
         As for :func:`physml.explain.partial_dependence`.
     over
-        An input variable (at all offsets and levels), one channel such as ``"sst -1"``, or one of *groups*; or two of them for
+        An input variable (at all offsets and levels), one channel such as ``"sst -1"`` or ``"sst +0"``, or one of *groups*; or two of them for
         the second order: what they do together beyond the sum of what each does.
     bins
         Number of bins, of equally many samples as far as values are not tied; or their edges, beyond which samples do not

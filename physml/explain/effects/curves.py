@@ -61,7 +61,7 @@ def partial_dependence(
     ds
         Inputs; members are samples too. Read block by block where lazy; the result is computed at once.
     over
-        What is varied: an input variable (at all offsets and levels), one channel such as ``"sst -1"``, or one of *groups*; or
+        What is varied: an input variable (at all offsets and levels), one channel such as ``"sst -1"`` or ``"sst +0"``, or one of *groups*; or
         two of them.
     groups
         Named groups, if *over* names one.
