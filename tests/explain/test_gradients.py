@@ -346,6 +346,36 @@ def test_an_activation_map_goes_through_a_field_model(cnn, ds):
     np.testing.assert_array_equal(maps.attribution.notnull().all("time"), ds.wet)
 
 
+def test_half_precision_holds_gradients_of_any_units(ds):
+    """A network in half precision between fields of 1e-9: what would vanish in it is scaled on the way."""
+    spec = FieldSpec(["tracer", "u", "v"], "tracer", target_offsets=1, mask="wet", area="cell_area")
+    ds["tracer"] = 1e-9 * ds.tracer.astype("float64")
+    few = ds.isel(time=slice(0, 5))
+    found = {}
+    for policy in ("float32", "mixed_float16"):
+        keras.utils.set_random_seed(1)
+        conv = [layers.Conv2D(n, 3, padding="same", activation=a, dtype=policy) for n, a in ((4, "tanh"), (1, None))]
+        model = FieldModel(keras.Sequential([keras.Input((4, 6, 3)), *conv]), scaling=Scaling.fit(ds, spec))
+        explainer = Explainer(model, climatology(ds, model.layout), None, area_mean())
+        found[policy] = [explainer.gradients(few, kind).attribution for kind in ("integrated", "grad_cam")]
+        best = explainer.backward_optimisation(few, "greatest", background=ds, within=0.5, steps=5)
+        found[policy].append(best.target_after - best.target_before)
+    for exact, half in zip(*found.values(), strict=True):
+        assert 0 < float(abs(exact).max()) < 1e-6
+        np.testing.assert_allclose(half, exact, rtol=0, atol=0.01 * float(abs(exact).max()))
+
+
+def test_noise_relative_to_a_range_over_space_needs_space():
+    rng = np.random.default_rng(0)
+    table = xr.Dataset({n: ("sample", rng.normal(size=9)) for n in ("a", "b", "y")})
+    layout = FieldSpec(["a", "b"], "y", sample_dim="sample").bind(table)
+    product = on_tensors(lambda x: x[:, :1] ** 2 * x[:, 1:])
+    explainer = Explainer(product, zero(layout), layout=layout, outputs=["y"])
+    with pytest.raises(ValueError, match=r"where there is no space.*Remedy: pass noise=\{'a': std in its units"):
+        explainer.gradients(table, "smoothgrad")
+    assert (explainer.gradients(table, "smoothgrad", noise={"a": 0.5, "b": 0.5}).stderr > 0).all()
+
+
 def index(d):
     return d.tracer.max(("lat", "lon"))
 

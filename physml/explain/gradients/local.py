@@ -91,6 +91,13 @@ class SmoothGrad(Kind):
                 self.noise,
                 "pass noise=0.15, or noise={'name': std in its units}",
             )
+        if not explainer.layout.space and np.ndim(self._std(names)) == 0 and self._std(names) > 0:
+            refuse(
+                "smoothgrad: a fraction of the range over space says nothing where there is no space",
+                f"a standard deviation for each of {', '.join(dict.fromkeys(names))}",
+                f"noise={self.noise}",
+                f"pass noise={{{names[0]!r}: std in its units, ...}}",
+            )
         if not (np.isfinite(self._std(names)).all() and (self._std(names) >= 0).all()):
             refuse("smoothgrad: noise is not a standard deviation", ">= 0", self.noise, "pass noise=0.15")
         return {"noise": str(self.noise), "replicates": self.copies}
