@@ -246,6 +246,13 @@ def test_members_are_samples_too(data):
     assert effect.counts.sum() == 800 and effect.rug.dims == ("run", "time")
 
 
+def test_one_sample_has_a_curve_too(data):
+    ds, layout = data
+    one = ice(model(lambda z: z[:, 0] * z[:, 1], layout), ds.isel(time=[3]), "a", values=[0.0, 2.0])
+    np.testing.assert_allclose(one.ice, one.a * ds.b[[3]], atol=1e-12)
+    assert ice(model(lambda z: z[:, 0], layout), ds, "a", values=np.int64(3)).sizes["a"] == 3
+
+
 def test_lags_are_named_one_by_one(data):
     ds, _ = data
     layout = FieldSpec(["a", "b"], "y", input_offsets={"a": (-1, 0), "b": (0,)}).bind(ds)
@@ -284,6 +291,7 @@ def test_results_are_labelled_and_go_to_netcdf(data, tmp_path):
         (lambda f, d: ale(f, d, "a", bins=[0.0, 5.0, 6.0]), ValueError, r"bins hold no samples.*none in bins \[1\]"),
         (lambda f, d: ale(f, d, "a", bins=[1.0]), ValueError, "edges make no bins"),
         (lambda f, d: ale(f, d, "a", bins=0), ValueError, "too few bins"),
+        (lambda f, d: ale(f, d, "a", bins="auto"), ValueError, "edges make no bins.*Received: 'auto'"),
         (lambda f, d: ale(f, d.assign(a=d.a * 0), "a"), ValueError, "'a' does not vary"),
         (lambda f, d: ale(f, d, ("a", "b"), empty="fill"), ValueError, "empty 'fill' is unknown"),
         (lambda f, d: partial_dependence(f, d, "a", mode="add"), ValueError, "mode 'add' is unknown"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from physml.explain import Explainer, area_mean, on_tensors, samples, zero
+from physml.explain import Explainer, area_mean, on_tensors, samples, sanity, zero
 from physml.explain.gradients.kinks import located
 from physml.fields import FieldSpec
 
@@ -76,6 +76,10 @@ def test_tolerances_add_points_to_the_pieces_and_rows_tell_what_was_asked(ds, la
     more = explainer.gradients(few, "integrated", kinks={"tracer": [FREEZING]}, tol=1e-6)
     assert (more.steps == 2).all() and more.converged.all()  # three multiples of a row: one and then two points a piece
     np.testing.assert_array_equal(more.rows, 3 * once.rows)
+    settled = sanity.convergence(
+        lambda n: explainer.gradients(few, "integrated", kinks={"tracer": [FREEZING]}, steps=n), (1, 2)
+    )
+    np.testing.assert_allclose(settled.rows, [float(once.rows.mean()), 2 * float(once.rows.mean())])
     below = (few.tracer < FREEZING).sum(("lat", "lon"))
     np.testing.assert_array_equal(once.rows, 1 + below)
 

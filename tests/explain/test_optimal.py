@@ -135,7 +135,7 @@ def test_what_a_sum_holds_is_not_gained(explainer, positive, layout):
     assert float(abs(found.u_difference).max()) == 0
 
 
-@pytest.mark.parametrize("aim", ["greatest", 0.1])
+@pytest.mark.parametrize("aim", ["greatest", pytest.param(0.1, marks=pytest.mark.long)])
 def test_a_network_follows_its_gradient_and_blocks_do_not_matter(network, ds, layout, aim):
     explainer = Explainer(network, zero(layout), target=area_mean(), layout=layout)
     start = ds.isel(time=slice(5))

@@ -168,9 +168,17 @@ def _edges(bins: Bins, values: np.ndarray, chosen: Chosen) -> np.ndarray:
         if edges.size < 2:
             refuse(f"{chosen.name!r} does not vary", "samples with different values", edges[0], "choose another")
         return edges
-    edges = np.asarray(bins, "float64")
+    try:
+        edges = np.asarray(bins, "float64")
+    except (TypeError, ValueError):
+        edges = np.zeros(0)
     if edges.ndim != 1 or edges.size < 2 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
-        refuse("edges make no bins", "two or more finite numbers, increasing", edges, "sort them, each once")
+        refuse(
+            "edges make no bins",
+            "a whole number of bins, or two or more finite edges, increasing",
+            repr(bins) if not edges.ndim or not edges.size else edges,
+            "pass bins=20, or sort the edges, each once",
+        )
     return edges
 
 

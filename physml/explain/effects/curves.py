@@ -194,7 +194,7 @@ def ice(
     if len(case.chosen) != 1:
         refuse("over names two inputs", "one", over, "partial_dependence takes two")
     chosen, measure, packed = case.chosen[0], case.measure, case.rows.packed
-    given = None if isinstance(values, int) else values
+    given = None if isinstance(values, int | np.integer) else values
     grid = _grid(values if given is None else given, case.values[0] if given is None else np.zeros(1), mode, chosen)
     made = over_samples(
         case.layout,

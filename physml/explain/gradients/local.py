@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from physml._errors import refuse
+from physml._errors import is_count, refuse
 from physml.explain.blocks import Block
 from physml.explain.gradients.kinds import Found, Kind, added_up
 from physml.explain.gradients.rows import Moments, Rows, in_batches
@@ -80,8 +80,9 @@ class SmoothGrad(Kind):
 
     def prepare(self, explainer: Explainer, shape: tuple[int | None, ...], dtype: str) -> dict[str, Any]:
         """Check the noise."""
-        if self.copies < 2:
-            refuse("smoothgrad: copies are too few for a standard error", ">= 2", self.copies, "pass copies=32")
+        if not is_count(self.copies, 2):
+            whole = "a whole number >= 2"
+            refuse("smoothgrad: copies are too few for a standard error", whole, repr(self.copies), "pass copies=32")
         names = [c.name for c in explainer.layout.inputs]
         known = isinstance(self.noise, Mapping) and set(self.noise) == set(names)
         if (isinstance(self.noise, Mapping) and not known) or np.shape(self._std(names)) not in ((), (len(names),)):
@@ -103,7 +104,11 @@ class SmoothGrad(Kind):
         return {"noise": str(self.noise), "replicates": self.copies}
 
     def _std(self, names: list[str]) -> np.ndarray:
-        return np.asarray([self.noise[n] for n in names] if isinstance(self.noise, Mapping) else self.noise, float)
+        given = [self.noise[n] for n in names] if isinstance(self.noise, Mapping) else self.noise
+        try:
+            return np.asarray(given, float)
+        except (TypeError, ValueError):  # no number at all
+            return np.full(len(names), np.nan)
 
     def explain(self, work: Work, block: Block) -> Found:
         """Return the mean gradient around every sample."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from physml._errors import refuse
+from physml._errors import is_count, refuse
 from physml.explain.blocks import Block
 from physml.explain.gradients.kinds import Found, Kind, added_up
 from physml.explain.gradients.kinks import located, piecewise
@@ -81,8 +81,12 @@ class Integrated(Kind):
 
     def prepare(self, explainer: Explainer, shape: tuple[int | None, ...], dtype: str) -> dict[str, Any]:
         """Check steps and tolerance."""
-        if not 1 <= self.points <= self.max_steps:
-            refuse("integrated: steps are out of range", f"1 to {self.max_steps}", self.steps, "leave them out")
+        if not (is_count(self.points) and is_count(self.max_steps) and self.points <= self.max_steps):
+            whole, received = (
+                "whole numbers, 1 <= steps <= max_steps",
+                f"steps={self.points!r}, max_steps={self.max_steps!r}",
+            )
+            refuse("integrated: steps are out of range", whole, received, "leave them out")
         if self.kinks is not None and self.rule != "gauss":
             refuse("integrated: kinks need points of Gauss", "rule='gauss'", repr(self.rule), "leave rule out")
         if self.tol is not None and not self.tol > 0:
@@ -144,7 +148,7 @@ class Expected(Kind):
 
     def points(self, slots: int) -> int:
         """Return the points of a replicate for that many baseline rows."""
-        return int(np.clip(slots, 8, 64)) if self.steps is None else self.steps
+        return min(max(slots, 8), 64) if self.steps is None else self.steps
 
     def rows(self, explainer: Explainer, slots: int) -> int:
         """Return the points of a sample."""
@@ -152,11 +156,11 @@ class Expected(Kind):
 
     def prepare(self, explainer: Explainer, shape: tuple[int | None, ...], dtype: str) -> dict[str, Any]:
         """Check the numbers."""
-        if self.replicates < 2 or self.points(1) < 1:
+        if not (is_count(self.replicates, 2) and is_count(self.points(1))):
             refuse(
-                "expected: replicates are too few for a standard error",
-                "replicates >= 2, steps >= 1",
-                f"replicates={self.replicates}, steps={self.steps}",
+                "expected: replicates are too few for a standard error, or steps for a path",
+                "whole numbers, replicates >= 2, steps >= 1",
+                f"replicates={self.replicates!r}, steps={self.steps!r}",
                 "leave them out",
             )
         return {"replicates": self.replicates}

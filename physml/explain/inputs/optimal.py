@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from physml._errors import closest, describe, refuse
+from physml._errors import closest, describe, is_count, refuse
 from physml.explain.blocks import over_samples, samples_at_a_time
 from physml.explain.gradients.rows import Late, compiled_rows
 from physml.explain.gradients.work import gradient_scale, keras_of
@@ -123,6 +123,9 @@ def backward_optimisation(
     for name, (value, lowest) in numbers.items():
         if not (np.isfinite(value) and value >= lowest):
             refuse(f"{name} is out of range", f"a number >= {lowest:g}", value, f"leave {name} out")
+    for name, count in (("steps", steps), ("modes", modes)):
+        if not is_count(count, 0):
+            refuse(f"{name} is out of range", "a whole number", repr(count), f"leave {name} out")
     varied = _varied(layout, vary)
     metric = Metric.of(layout, background, varied, modes)
     packed, _ = explainer.read(start)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from physml._errors import refuse
+from physml._errors import is_count, refuse
 from physml.explain.blocks import Block, advance, over_samples, samples_at_a_time
 from physml.explain.result import Part, label
 from physml.explain.shapley.designs import Estimator
@@ -55,8 +55,8 @@ def estimated(
     """
     players, measure, layout = explainer.players, explainer.measure, explainer.layout
     n_groups, n_slots = len(players), explainer.slots(packed)
-    if batch_rows is not None and batch_rows < 1:
-        refuse("batch_rows is not positive", ">= 1", batch_rows, "leave it out")
+    if batch_rows is not None and not is_count(batch_rows):
+        refuse("batch_rows is not positive", "a whole number >= 1", repr(batch_rows), "leave it out")
     first = stopping.first(estimator, n_groups, n_slots)
     each = 1 + first * estimator.rows_each(n_groups, n_slots)
     exact = estimator.pairs is None
