@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from physml._errors import describe, refuse
-from physml.explain.models.adapting import adapt
+from physml.explain.models.adapting import adapt, layout_for
 from physml.explain.models.targets import bind
+from physml.explain.models.valued import valued
 from physml.explain.players.baselines import Baseline
 from physml.explain.players.groups import Groups
-from physml.explain.shapley.game import valued
 
 if TYPE_CHECKING:
     from physml.explain.shapley.designs import Estimator
@@ -61,16 +61,7 @@ class Explainer:
         layout: Layout | None = None,
         outputs: Sequence[str] | None = None,
     ) -> None:
-        layout = layout if layout is not None else getattr(model, "layout", None)
-        if layout is None:
-            raise TypeError(
-                describe(
-                    "the model has no layout",
-                    expected="a FieldModel, or layout=spec.bind(ds)",
-                    received=type(model).__name__,
-                    remedy="pass layout=...",
-                )
-            )
+        layout = layout_for(model, layout)
         shape = (*layout.shape, len(layout.inputs))
         given: list[tuple[str, type, Any]] = [
             ("baseline", Baseline, baseline.rows.shape[1:] if isinstance(baseline, Baseline) else type(baseline))
@@ -113,17 +104,19 @@ class Explainer:
 
     def read(self, ds: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray | None]:
         """Return the samples of *ds* ``[*members, sample, *space, channel]``, and their own baselines where they have some."""
+        if not isinstance(ds, xr.Dataset):
+            raise TypeError(
+                describe(
+                    "what is to be explained has no named inputs",
+                    expected=f"a Dataset with {', '.join(self.layout.spec.inputs)}",
+                    received=type(ds).__name__,
+                    remedy="pass the Dataset, ds.isel(...)",
+                )
+            )
         packed = self.layout.pack(ds, "inputs")
         beside = self.baseline.beside(ds, self.layout)
         if beside is not None:
             packed, beside = xr.align(packed, beside, join="inner", copy=False)
-            if not packed.size:
-                refuse(
-                    f"no sample has the past that baseline {self.baseline.name!r} needs",
-                    "data that begin earlier",
-                    f"{ds.sizes[self.layout.spec.sample_dim]} along {self.layout.spec.sample_dim!r}",
-                    "pass the steps before the first sample too",
-                )
         return packed, beside
 
     def slots(self, packed: xr.DataArray) -> int:
@@ -156,8 +149,7 @@ class Explainer:
             random coalitions, each with its complement; no nested groups. ``"auto"``: exact up to 12 groups and 16384 model
             rows a sample, or as many rows as *max_rows*; permutations beyond. ``"trees"``: exact for any number of groups,
             for scikit-learn's trees, forests and boosting, of samples or of cells, and one number linear in their output; ``"auto"``
-            takes it where it can. Or an estimator, which then has *pairs* and
-            *seed* of its own.
+            takes it where it can. Or an estimator, which then has *pairs*, *seed* and unions of its own.
         pairs
             Orders, or coalitions, drawn for each sample; default 100 orders, or coalitions for as many model rows. With a
             tolerance: before the first decision to stop, default 16 orders.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from physml.provenance import stamp
-from physml.timeaxis import find_step, shift
+from physml.timeaxis import shift, step_of
 
 if TYPE_CHECKING:
     from physml.explain.models.targets import Measure
@@ -103,7 +103,7 @@ def label(
         here = here.reshape(*leading.values(), *shape)
         out[part.name] = ((*leading, *there), here if part.dtype == "float64" else here.astype(part.dtype), about)
     out = out.assign_coords({**measure.coords, **coords})
-    if measure.offset and sample in out.coords and (step := layout.step or find_step(out[sample])) is not None:
+    if measure.offset and sample in out.coords and (step := step_of(out[sample], layout.step)) is not None:
         dates = shift(out[sample].values, step, measure.offset)
         out = out.assign_coords(valid_time=(sample, dates, {"long_name": "time at which the target is valid"}))
     out.attrs = {**attrs, **settings}

@@ -70,6 +70,10 @@ def test_samples_are_distinct_and_seeded(ds, layout):
 def test_bad_baselines_say_what_is_wrong(ds, layout):
     with pytest.raises(ValueError, match=r"n samples cannot be drawn.*1 to 24"):
         samples(ds, layout, 25, seed=0)
+    with pytest.raises(ValueError, match=r"n samples cannot be drawn.*2\.5"):
+        samples(ds, layout, 2.5, seed=0)
+    with pytest.raises(ValueError, match=r"seed starts no draw.*Received: -1"):
+        samples(ds, layout, 2, seed=-1)
     with pytest.raises(ValueError, match="by is unknown"):
         climatology(ds, layout, by="week")
     holed = ds.assign(u=ds.u.where(ds.time.dt.month != 3))
@@ -161,6 +165,7 @@ def test_what_changed_since_is_explained_sample_by_sample(ds, layout):
     result = explain(ds)
     np.testing.assert_array_equal(result.time, ds.time[3:])
     assert result.attrs["baseline"] == "persistence over 3MS"
+    assert result.attrs["rows"] == 21 * (1 + 1 + 6)  # every sample has a baseline of its own
     for name, coef in (("tracer", 2), ("u", -1), ("v", 0)):
         np.testing.assert_allclose(
             result.attribution.sel(group=name), coef * (ds[name] - ds[name].shift(time=3))[3:], atol=2e-6
@@ -214,6 +219,7 @@ def test_given_rows_and_datasets_are_baselines(ds):
     [
         (lambda d, x: reference_period(d, x, slice("1961", "1990")), ValueError, "holds no time.*2000.*1961 to 1990"),
         (lambda d, x: reference_period(d, x, ("2000",)), ValueError, "period does not fit the axis"),
+        (lambda d, x: reference_period(d, x, 1961), ValueError, "period does not fit the axis.*Received: 1961"),
         (lambda d, x: climatology(d, x, by="mnth"), ValueError, "by is unknown; did you mean 'month'"),
         (lambda d, x: normalised_zero(x), TypeError, "needs a scaling.*Received: Layout"),
         (lambda d, x: persistence(d, x, 0), ValueError, "lag is no step back.*Received: 0"),

@@ -3,26 +3,31 @@
 import numpy as np
 import pytest
 
-from physml.explain.shapley.game import Request, coalition_values, default_rows
+from physml.explain.models.valued import default_rows
+from physml.explain.shapley.game import Request, coalition_values
 
 
+@pytest.mark.parametrize("fixed", [True, False])
 @pytest.mark.parametrize("batch_rows", [1, 4, 7, 100])
-def test_streaming_mixes_rows_and_calls_with_one_shape(batch_rows):
+def test_streaming_mixes_rows_and_calls_with_one_shape(batch_rows, fixed):
     rng = np.random.default_rng(0)
     background, owner = rng.normal(size=(2, 5)), np.array([0, 1, 1, -1, 2])
-    requests = [Request(rng.normal(size=5), rng.random((k, 3)) < 0.5, rng.integers(0, 2, k)) for k in (3, 0, 9, 1)]
+    requests = [
+        Request(rng.normal(size=5), rng.random((k, 3)) < 0.5, rng.integers(0, 2, k)) for k in (3, 0, 9, 1)
+    ]  # 13 rows
     shapes = set()
 
     def value(rows):
         shapes.add(rows.shape)
+        assert rows.all()  # never a row of zeros that nobody asked for
         return rows.copy()
 
     got = {i: np.zeros((0, 5)) for i in range(4)}
     for number, values in coalition_values(
-        iter(requests), background=background, owner=owner, value=value, batch_rows=batch_rows
+        iter(requests), background=background, owner=owner, value=value, batch_rows=batch_rows, fixed=fixed
     ):
         got[number] = np.concatenate([got[number], values])
-    assert shapes == {(batch_rows, 5)}
+    assert shapes == ({(batch_rows, 5)} if fixed else {(n, 5) for n in (batch_rows, 13 % batch_rows) if 0 < n <= 13})
     for number, request in enumerate(requests):
         members = np.column_stack([request.coalitions, np.zeros(len(request.coalitions), bool)])
         expected = np.where(members[:, owner], request.inputs, background[request.slots])

@@ -115,6 +115,9 @@ def test_merging_unknown_or_twice_is_refused(layout):
         groups(layout).merge({"a": ["w"]})
     with pytest.raises(ValueError, match="merged into 'a' and into 'b'"):
         groups(layout).merge({"a": ["u"], "b": ["u"]})
+    with pytest.raises(ValueError, match=r"'tracer' has the name of a group that it does not hold.*add 'tracer'"):
+        groups(layout).merge({"tracer": ["u", "v"]})
+    assert groups(layout).merge({"tracer": ["u", "v"], "salt": "tracer"}).names == ("salt", "tracer")
 
 
 def test_merging_keeps_what_the_groups_share(layout):
@@ -255,6 +258,15 @@ def test_coordinates_by_name_make_a_product_with_all_else(layout):
         groups(layout, coordinates={"lt": [0, 1]})
     with pytest.raises(ValueError, match=r"coordinates 'lat' are no edges.*for instance"):
         groups(layout, coordinates={"lat": [30, -30]})
+
+
+def test_coordinates_of_names_have_no_ranges():
+    ds = xr.Dataset({"t": (("time", "station"), np.zeros((2, 2)))}, {"time": [0, 1], "station": ["Oslo", "Rome"]})
+    layout = FieldSpec("t", "t").bind(ds)
+    assert groups(layout, cells=True).names == ("t, station=Oslo", "t, station=Rome")
+    for choice in (dict(box={"a": {"station": slice(0, 1)}}), dict(coordinates={"station": True})):
+        with pytest.raises(TypeError, match=r"'station' holds no numbers.*'Oslo', 'Rome'.*patches=\{'station': 1\}"):
+            groups(layout, **choice)
 
 
 def test_levels_are_cut_by_their_coordinate_too():

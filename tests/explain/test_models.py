@@ -1,5 +1,7 @@
 """Any model is a function of packed inputs: every kind of Keras layer, estimators, functions of Datasets."""
 
+import threading
+
 import cloudpickle
 import keras
 import numpy as np
@@ -224,6 +226,16 @@ def test_functions_of_float64_keep_float64(layout):
     found = adapt(on_tensors(lambda x: x[..., :1] + 1e-12), layout)
     x = np.ones((1, 4, 6, 3))
     np.testing.assert_allclose(found(x) - 1, 1e-12, rtol=1e-3)
+
+
+def test_a_model_may_ask_another(layout):
+    inner = adapt(on_tensors(lambda x: 2 * x[..., :1]), layout)
+    outer = adapt(lambda d: inner(np.stack([d[n].values for n in "tracer u v".split()], -1))[:, 0, 0, 0], layout)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(outer(np.ones((3, 4, 6, 3)))), daemon=True)
+    thread.start()
+    thread.join(10)
+    np.testing.assert_array_equal(found, [[[2], [2], [2]]])
 
 
 def test_channels_that_are_no_targets_are_named(few, layout):

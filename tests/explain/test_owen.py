@@ -1,14 +1,13 @@
 """Owen values: unions play as wholes, and share what they get among their groups."""
 
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from physml.explain import Exact, ExactOwen, PairedPermutations, shapley_values
+from physml.explain import Exact, ExactOwen, PairedPermutations, groups, shapley_values
 from physml.explain.shapley.nesting import branches, unions_of
 
 ONE = (("a", "b", "a", "b", "b"),)
@@ -96,23 +95,29 @@ def test_unions_save_coalitions():
         ExactOwen((("a",) * 20 + ("b",) * 20,)).design(40, 1)
 
 
-def test_unions_are_named_by_parts_or_given():
-    players = SimpleNamespace(
-        names=("u north", "u south", "v north"),
-        parts={"variable": ("u", "u", "v"), "region": ("north", "south", "north")},
-    )
+def test_unions_are_named_by_parts_or_given(layout):
+    boxes = {"south": {"lat": slice(-90, 0)}, "north": {"lat": slice(0, 90)}}
+    players = groups(layout, variable={"u": "u", "others": ["tracer", "v"]}, box=boxes)
+    assert players.names == ("u, south", "u, north", "others, south", "others, north")
+    by_variable = (("u", "u", "others", "others"),)
     assert unions_of(players) == ()
-    assert unions_of(players, "variable") == (("u", "u", "v"),)
-    assert unions_of(players, ["region", "variable"])[1] == ("u", "u", "v")
-    assert unions_of(players, {"north": ["u north", "v north"]}) == (("north", "u south", "north"),)
-    players.parents = (("x", "x", "y"),)
-    assert unions_of(players) == players.parents
-    assert unions_of(players, False) == ()
+    assert unions_of(players, "variable") == unions_of(players, {"u": "u", "others": ["others"]}) == by_variable
+    deep = unions_of(players, ["region", "variable"])
+    assert (branches(deep, 4) == branches((("s", "n", "s", "n"), "abcd"), 4)).all()
+    assert unions_of(players, {"half": ["u, north", "others, north"]}) == (
+        ("u, south", "half", "others, south", "half"),
+    )
+    assert unions_of(players.nested("variable")) == by_variable
+    assert unions_of(players.nested("variable"), False) == ()
     with pytest.raises(KeyError, match="unknown part 'variables'; did you mean 'variable'"):
         unions_of(players, "variables")
-    with pytest.raises(KeyError, match="unknown group 'u nort'; did you mean 'u north'"):
-        unions_of(players, {"a": ["u nort"]})
-    with pytest.raises(ValueError, match="group 'u north' is in the unions 'a' and 'b'"):
-        unions_of(players, {"a": ["u north"], "b": ["u north"]})
+    with pytest.raises(KeyError, match="unknown group 'u, nort'; did you mean 'u, north'"):
+        unions_of(players, {"a": ["u, nort"]})
+    with pytest.raises(ValueError, match="'u, north' is put into 'a' and into 'b'"):
+        unions_of(players, {"a": ["u, north"], "b": ["u, north"]})
+    with pytest.raises(ValueError, match=r"'u, south' has the name of a group that it does not hold.*rename it"):
+        unions_of(players, {"u, south": ["u, north", "others, north"]})
+    with pytest.raises(TypeError, match=r"nested is understood neither as parts nor as unions.*Received: 3"):
+        unions_of(players, 3)
     with pytest.raises(ValueError, match=r"a level of unions does not fit the groups.*5 groups.*3 names"):
         ExactOwen((("a", "b", "c"),)).design(5, 1)

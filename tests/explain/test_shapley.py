@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from physml.explain import Exact, ExactOwen, PairedKernel, PairedPermutations, shapley_values
+from physml.explain import Exact, ExactOwen, PairedKernel, PairedPaths, PairedPermutations, shapley_values
 from physml.explain.shapley.coalitions import kernel_mass, sizes_in_turn
 from physml.explain.shapley.designs import all_coalitions
 from physml.explain.shapley.exact import shapley_matrix
@@ -157,6 +157,20 @@ def test_differences_between_baseline_rows_are_no_error_of_their_mean():
     assert dof == 3
 
 
+def test_the_kernel_knows_that_baseline_rows_differ_in_what_there_is_to_share():
+    from physml.explain.shapley.gathering import Accumulator
+
+    worth = np.array([1.0, 2, 4, 8]) + np.array([[0.0], [-5], [20]])
+    estimator = PairedKernel(12, 0)
+    design, gathering = estimator.design(4, 3), estimator.gathering(4, 3, 1)
+    empty = -worth.sum(1)[:, None]
+    values = empty[design.slot] + (design.coalitions * worth[design.slot]).sum(1)[:, None]
+    Accumulator(design, np.zeros(1), empty, gathering).add(values)
+    phi, stderr, _ = gathering.result(np.zeros(1), empty)
+    np.testing.assert_allclose(phi[:, 0], worth.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(stderr, 0, atol=1e-12)
+
+
 def test_the_kernel_is_exact_with_all_coalitions_and_takes_none_twice():
     values = np.random.default_rng(0).normal(size=32)
     kernel = PairedKernel(15, 3)
@@ -188,6 +202,14 @@ def test_coalitions_that_are_alike_have_no_error_that_is_known():
     phi, stderr, _ = gathering.result(np.array([3.0]), np.zeros((1, 1)))
     np.testing.assert_allclose(phi.sum(), 3, rtol=1e-14)
     assert np.isinf(stderr).all()
+
+
+@pytest.mark.parametrize("estimator", [PairedPermutations(9), PairedKernel(60), PairedPaths(2)], ids=lambda e: e.name)
+def test_plans_take_the_memory_they_say(estimator):
+    design = estimator.design(40, 1, 0)
+    held = design.coalitions.nbytes + design.weights.nbytes
+    held += 0 if design.regressors is None else design.regressors.nbytes
+    assert 0.3 < held / len(design.coalitions) / estimator.row_bytes(40) <= 1.1
 
 
 def test_permutations_cost_what_they_say():

@@ -54,7 +54,7 @@ def test_each_sample_stops_at_the_tolerance_and_holds_the_truth(ds, layout, meth
     assert half.max() <= 0.05
     assert len(np.unique(result.rows)) > 1
     assert result.attrs["rows"] == int(result.rows.sum()) + 1
-    assert result.attrs["converged"] == "6 of 6 samples"
+    assert (result.attrs["converged"], result.attrs["max_rows"]) == ("6 of 6 samples", 20_000)
     error = abs(result.attribution - exact.attribution)
     assert (error <= 2 * half + 1e-6).all()  # how often they cover is told by the games
     wide = explainer.shapley(ds, method, rtol=0.2)
@@ -155,6 +155,13 @@ def test_interactions_are_labelled_and_add_up_to_shapley_values(ds, layout):
     xr.testing.assert_allclose(drawn.attribution, found.attribution, atol=1e-5)
     with pytest.raises(ValueError, match="method 'path' is unknown; did you mean 'paths'"):
         explainer.interactions(ds, "path")
+    with pytest.raises(ValueError, match=r"pairs are too few.*Received: 0"):
+        explainer.interactions(ds, "paths", pairs=0)
+    for estimator in (PairedPermutations, None):
+        with pytest.raises(TypeError, match=r"method is neither a name nor an estimator.*'auto'"):
+            explainer.interactions(ds, estimator)
+    with pytest.raises(ValueError, match="level is no probability"):
+        interval(found, 95)
 
 
 def test_a_whole_field_is_read_and_run_once_and_only_when_asked(ds, layout):
@@ -204,11 +211,35 @@ def test_results_of_adaptive_runs_go_to_netcdf(explainer, ds, tmp_path):
     assert again.rows.dtype == "int64"
 
 
+def test_models_without_a_value_at_zero_are_never_given_zeros(ds, layout):
+    few = ds.isel(time=slice(0, 2)).map(lambda v: 1 + abs(v) if v.dims[0] == "time" else v)
+    logarithm = on_tensors(lambda x: keras.ops.log(x[..., :1]) / x[..., 1:2] / x[..., 2:])
+    explainer = Explainer(logarithm, climatology(few, layout), groups(layout, box=BOXES), area_mean(), layout=layout)
+    assert abs(explainer.shapley(few, tol=1e3).residual).max() < 1e-6
+
+
+def test_functions_are_asked_for_no_row_that_nobody_needs(ds, layout):
+    asked = []
+
+    def product(d):
+        asked.append(d.sizes["time"])
+        return (d.u * d.v).rename("product")
+
+    explainer = Explainer(product, zero(layout), groups(layout, box=BOXES), area_mean("product"), layout=layout)
+    asked.clear()
+    result = explainer.shapley(ds.isel(time=slice(0, 2)), rtol=0.3)
+    assert sum(asked) == result.attrs["rows"] == 1 + result.rows.sum()
+
+
 @pytest.mark.parametrize(
     "settings, text",
     [
         (dict(tol=-1), "tol is not positive"),
         (dict(level=95), "level is no probability"),
+        (dict(pairs=4.5), r"pairs are too few.*a whole number >= 2.*4\.5"),
+        (dict(seed=-1), r"seed starts no draw.*whole number >= 0.*-1"),
+        (dict(method="kernel", seed=None), "seed starts no draw.*None"),
+        (dict(method=PairedKernel(60), nested="variable"), r"an estimator plans unions itself.*unions="),
         (dict(max_rows=40), r"max_rows are too few for Shapley values by paired permutations.*>= 69 for 18 groups"),
         (dict(method="kernel", pairs=5, max_rows=20), r"max_rows are too few for .*kernel.*>= 37"),
         (dict(method="exact", max_rows=5000), r"max_rows are too few for exact.*>= 262143"),

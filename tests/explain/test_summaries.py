@@ -72,5 +72,7 @@ def test_fields_are_averaged_by_area_and_stay_lazy():
 def test_samples_that_make_no_interval_are_refused():
     with pytest.raises(ValueError, match=r"blocks do not fit the samples.*1 <= block <= 5.*5, 9"):
         summary(series(5), block=9)
+    with pytest.raises(ValueError, match="level is no probability"):
+        summary(series(5), level=95)
     with pytest.raises(ValueError, match="the dimension of the samples is not clear"):
         summary(xr.Dataset({"attribution": (("group", "run", "month"), np.zeros((1, 2, 3)))}))

@@ -30,10 +30,36 @@ def test_means_are_weighted_by_area_and_blind_to_land(ds, layout):
     assert (measure.units, measure.dims, measure.offset) == ("kg m-3", (), 1)
 
 
+def test_open_ranges_are_said_in_words(layout):
+    where = dict(lat=slice(None, 0), lon=slice(180, None))
+    assert bind(box_mean("tracer", **where), layout).label == "mean of tracer +1 over lat up to 0, lon from 180"
+
+
 def test_a_cell_is_the_nearest_one_across_greenwich_too(layout):
     out = outputs(layout)
     np.testing.assert_array_equal(bind(cell(lat=14.0, lon=-10.0), layout).reduce(out)[:, 0], out[:, 2, 0, 0])
     np.testing.assert_array_equal(bind(cell(lat=46.0, lon=310.0), layout).reduce(out)[:, 0], out[:, 3, 5, 0])
+
+
+def curvilinear():
+    """A grid whose coordinates are missing in its first cell, as on land; at 80N longitudes lie close together."""
+    lat, lon = np.array([[np.nan, 0.0, 0], [80, 80, 83]]), np.array([[np.nan, 10.0, 20], [0, 60, 10]])
+    ds = xr.Dataset(
+        {"t": (("time", "y", "x"), np.zeros((3, 2, 3)))},
+        {
+            "time": np.arange(3),
+            "nav_lat": (("y", "x"), lat, {"units": "degrees_north"}),
+            "nav_lon": (("y", "x"), lon, {"units": "degrees_east"}),
+        },
+    )
+    return FieldSpec("t", "t").bind(ds.assign(wet=ds.nav_lat.notnull()))
+
+
+@pytest.mark.parametrize("point, at", [((1, 12), 1), ((80, 5), 3), ((82.5, 60), 4), ((81, 21), 5)])
+def test_the_nearest_cell_of_a_curvilinear_grid_has_coordinates_and_is_near_on_the_globe(point, at):
+    lat, lon = point
+    weights = bind(cell(lat=lat, lon=lon), curvilinear()).weights
+    np.testing.assert_array_equal(np.flatnonzero(weights), [at])
 
 
 def test_a_field_keeps_every_valid_cell(ds, layout):
@@ -86,6 +112,8 @@ def test_levels_and_offsets_choose_a_channel():
         (box_mean("tracer", lats=slice(0, 1)), KeyError, "unknown space coordinate 'lats'; did you mean 'lat'"),
         (cell("tracer", lat=-15, lon=120), ValueError, "lies on a masked cell.*box_mean"),
         (cell("tracer", lat=95, lon=0), ValueError, "outside the grid.*lat=95, 50 from the nearest"),
+        (cell("tracer"), ValueError, r"is no point.*along 'lat', 'lon'.*Received: none.*box_mean"),
+        (cell("tracer", lat=15), ValueError, r"is no point.*anywhere along 'lon'.*Received: lat=15"),
         (field("tracer", offset=4), ValueError, "target fits 0 output channels"),
         (3.0, TypeError, "target is no target"),
         (lambda o: o.tracer.mean(), ValueError, "the target function returned another shape"),

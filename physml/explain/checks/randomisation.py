@@ -20,7 +20,7 @@ from physml._errors import closest, describe, refuse
 from physml.explain.checks.ranks import spearman
 from physml.explain.models.adapting import adapt, on_tensors
 from physml.explain.models.outputs import Table
-from physml.explain.shapley.game import valued
+from physml.explain.models.valued import valued
 from physml.provenance import stamp
 
 if TYPE_CHECKING:

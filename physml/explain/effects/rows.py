@@ -15,8 +15,8 @@ import xarray as xr
 
 from physml._errors import is_count, refuse
 from physml.explain.blocks import BLOCK_BYTES
+from physml.explain.models.valued import default_rows, valued
 from physml.explain.players.baselines import clean
-from physml.explain.shapley.game import default_rows, valued
 
 if TYPE_CHECKING:
     from physml.explain.models.adapting import Adapted
@@ -130,7 +130,7 @@ class Answers:
         if batch_rows is not None and not is_count(batch_rows):
             refuse("batch_rows is not positive", "a whole number >= 1", repr(batch_rows), "leave it out")
         # A compiled model sees one size of batch; others gain by large ones.
-        self.fixed = adapted.tensors is not None or adapted.network is not None
+        self.fixed = adapted.compiled
         loose = int(np.clip(2**26 // max(each, 1), 1, LOOSE_ROWS))
         self.batch_rows = batch_rows or (min(default_rows(each), most) if self.fixed else loose)
         self.dtype, self.rows = adapted.dtype, 0

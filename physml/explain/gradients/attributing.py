@@ -16,8 +16,8 @@ from physml.explain.blocks import Block, over_samples, samples_at_a_time
 from physml.explain.gradients.kinds import Kind
 from physml.explain.gradients.occlusion import Occlusion, by_groups
 from physml.explain.gradients.work import Work, keras_of
+from physml.explain.models.valued import default_rows
 from physml.explain.result import Part, label
-from physml.explain.shapley.game import default_rows
 from physml.provenance import same_units
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ from physml.explain.gradients.rows import Late, compiled_rows
 from physml.explain.gradients.work import gradient_scale, keras_of
 from physml.explain.inputs.descent import Descent, Goal, descend
 from physml.explain.inputs.metric import Metric
-from physml.explain.shapley.game import default_rows
+from physml.explain.models.valued import default_rows
 from physml.provenance import stamp
 
 if TYPE_CHECKING:

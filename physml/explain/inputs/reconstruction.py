@@ -27,7 +27,7 @@ from physml.explain.gradients.rows import in_batches
 from physml.explain.inputs.metric import spread_of
 from physml.explain.models.adapting import adapt
 from physml.explain.models.outputs import Fields
-from physml.explain.shapley.game import default_rows
+from physml.explain.models.valued import default_rows
 from physml.provenance import stamp
 
 if TYPE_CHECKING:

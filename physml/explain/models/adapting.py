@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
-_ONE_AT_A_TIME = threading.Lock()
-"""A model uses all cores itself; threads that ask at once would only get in each other's way."""
+_ONE_AT_A_TIME = threading.RLock()
+"""A model uses all cores itself; threads that ask at once would only get in each other's way. A model may ask another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,11 @@ class Adapted:
     dtype: str | None = None
     tensors: Callable[[Any], Any] | None = None
     network: Any = None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it should always be given the same number of rows."""
+        return self.tensors is not None or self.network is not None
 
     def __reduce__(self) -> Any:
         # The network goes along once, within the function that knows how to send it.
@@ -127,16 +132,7 @@ def adapt(
     """
     if isinstance(model, Adapted):
         return model
-    layout = layout if layout is not None else getattr(model, "layout", None)
-    if layout is None:
-        raise TypeError(
-            describe(
-                "the model has no layout",
-                expected="a FieldModel, or layout=spec.bind(ds)",
-                received=type(model).__name__,
-                remedy="pass layout=...",
-            )
-        )
+    layout = layout_for(model, layout)
     if probe is None:
         probe = np.ones((1, *layout.shape, len(layout.inputs)), "float32")
     probe = probe[:1]
@@ -179,6 +175,21 @@ def adapt(
             remedy="pass a callable, or explain.on_tensors(f) for a function of tensors",
         )
     )
+
+
+def layout_for(model: Any, layout: Layout | None) -> Layout:
+    """Return the layout given, or else the model's own; refuse a model that has none."""
+    found = layout if layout is not None else getattr(model, "layout", None)
+    if found is None:
+        raise TypeError(
+            describe(
+                "the model has no layout",
+                expected="a FieldModel, or layout=spec.bind(ds)",
+                received=type(model).__name__,
+                remedy="pass layout=...",
+            )
+        )
+    return found
 
 
 def _tensors(function: Callable[[Any], Any], layout: Layout, probe: np.ndarray, names: Sequence[str] | None) -> Adapted:

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from physml import grid
 from physml._errors import closest, describe, refuse
 from physml.explain.models.outputs import Fields, Given, Outputs, Table
-from physml.fields import FieldSpec
 from physml.layout import Layout
 
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -131,7 +129,7 @@ def variable(name: str | None, outputs: Given) -> Measure:
     KeyError, ValueError
         For an unknown name, several variables without a name, and one that is missing everywhere.
     """
-    name = _chosen(name, outputs)
+    name = chosen(name, outputs)
     like, at = outputs.template[name], outputs.where(name)
     units = like.attrs.get("units")
     if not like.ndim:
@@ -143,46 +141,8 @@ def variable(name: str | None, outputs: Given) -> Measure:
     if not cells.size:
         _nothing_valid(f"the variable {name!r} of the model")
     dims = tuple(map(str, like.dims))
-    coords = _own_coordinates(like, dims, outputs.layout)
+    coords = own_coordinates(like, dims, outputs.layout)
     return Measure(lambda out: out[:, cells].astype("float64"), dims, valid, name, units, 0, coords)
-
-
-def on_its_grid(bind: Callable[[Layout], Measure], name: str | None, weighed: bool, outputs: Given) -> Measure:
-    """Return a target in space of a variable that a function of Datasets returns.
-
-    It lies on the grid of the inputs, whose area then weighs it, or brings latitude and longitude of its own.
-
-    Parameters
-    ----------
-    bind
-        Binds the target to a layout.
-    name
-        The variable; None: the only one.
-    weighed
-        Whether the target needs areas.
-    outputs
-        What the function returns.
-
-    Raises
-    ------
-    KeyError, ValueError
-        As :func:`variable`, and where areas are needed and cannot be told.
-    """
-    name = _chosen(name, outputs)
-    like = outputs.template[name]
-    here = _grid_of(like, outputs.layout, weighed)
-    where = np.arange(like.size).reshape(like.shape)
-    order = [like.dims.index(d) for d in (*here.space, *here.variables[name].levels)]
-    columns = outputs.where(name).start + where.transpose(order).reshape(*here.shape, -1)
-    found = bind(here)
-    if found.weights is not None:
-        weights = np.zeros(outputs.shape)
-        weights[columns.ravel()] = found.weights
-        return linear(weights, found.label, found.units, 0)
-    coords = _own_coordinates(like, found.dims, outputs.layout)
-    return Measure(
-        lambda out: found.reduce(out[:, columns]), found.dims, found.valid, found.label, found.units, 0, coords
-    )
 
 
 def of_function(function: Callable[[xr.Dataset], xr.DataArray], outputs: Outputs) -> Measure:
@@ -215,7 +175,7 @@ def of_function(function: Callable[[xr.Dataset], xr.DataArray], outputs: Outputs
     there: np.ndarray = np.ones((), bool)
     if isinstance(outputs, Fields) and set(dims) == set(outputs.layout.space):
         dims = outputs.layout.space
-        if _same_cells(probe, outputs.layout):  # what the function fills in on masked cells is nobody's output
+        if same_cells(probe, outputs.layout):  # what the function fills in on masked cells is nobody's output
             there = np.asarray(outputs.layout.valid("targets").any(-1))
     probe = probe.transpose(sample, *dims)
     valid = there & np.asarray(probe.notnull().values[0] if dims else True)
@@ -232,66 +192,10 @@ def of_function(function: Callable[[xr.Dataset], xr.DataArray], outputs: Outputs
     if isinstance(outputs, Fields):
         offsets = {c.offset for c in outputs.layout.targets}
     offset = offsets.pop() if len(offsets) == 1 else 0
-    return Measure(reduce, dims, valid, label, probe.attrs.get("units"), offset, _own_coordinates(probe, dims, layout))
+    return Measure(reduce, dims, valid, label, probe.attrs.get("units"), offset, own_coordinates(probe, dims, layout))
 
 
-def _grid_of(like: xr.DataArray, inputs: Layout, weighed: bool) -> Layout:
-    """Return the layout of one variable on its own: space dimensions, further ones as levels, mask, area where needed."""
-    name, sample = str(like.name), inputs.spec.sample_dim
-    dims = tuple(map(str, like.dims))
-    ours = bool(inputs.space) and set(inputs.space) <= set(dims) and _same_cells(like, inputs)
-    space = inputs.space if ours else _horizontal(like)
-    statics = xr.Dataset({f"{name} mask": like.notnull().reset_coords(drop=True)})
-    area: str | None = f"{name} area"
-    if ours:
-        known = inputs.statics.coords
-        like = like.assign_coords({n: c for n, c in known.items() if set(c.dims) <= set(space)})
-        area = inputs.spec.area and area
-        if area is not None:
-            statics[area] = (space, inputs.static(inputs.spec.area)[..., 0])  # type: ignore[arg-type]
-    elif weighed:
-        statics[area] = _area(like, space)
-    else:
-        area = None
-    levels = tuple(d for d in dims if d not in space)
-    spec = FieldSpec(name, name, sample, levels=levels, mask=f"{name} mask", area=area)
-    return spec.bind(xr.merge([like.fillna(0).expand_dims({sample: 1}).to_dataset(), statics], compat="override"))
-
-
-def _horizontal(like: xr.DataArray) -> tuple[str, ...]:
-    """Return the dimensions of latitude and longitude, or all dimensions."""
-    try:
-        lat, lon = grid.latitude_longitude(like)
-    except ValueError:
-        return tuple(map(str, like.dims))
-    return tuple(str(d) for d in like.dims if d in {*lat.dims, *lon.dims})
-
-
-def _area(like: xr.DataArray, space: tuple[str, ...]) -> xr.DataArray:
-    """Return the areas of a regular grid, or the cosine of latitude along it alone."""
-    try:
-        return grid.cell_area(like).reset_coords(drop=True)
-    except ValueError as error:
-        lines = [
-            c for n, c in like.coords.items() if c.dims == space and (n in ("lat", "latitude") or _is_latitude(c.attrs))
-        ]
-        if not lines:
-            raise ValueError(
-                describe(
-                    f"the area of the cells of {like.name!r}, which the model returns, cannot be told",
-                    expected="the grid of the inputs, or latitude and longitude of one dimension each",
-                    received=f"dimensions {like.dims} with coordinates {[str(n) for n in like.coords]}",
-                    remedy="return them too, or pass a function: target=lambda ds: ds[name].weighted(area).mean(...)",
-                )
-            ) from error
-        return np.cos(np.deg2rad(lines[0])).reset_coords(drop=True)
-
-
-def _is_latitude(attrs: Mapping[str, Any]) -> bool:
-    return attrs.get("standard_name") == "latitude" or attrs.get("units") == "degrees_north"
-
-
-def _same_cells(da: xr.DataArray, layout: Layout) -> bool:
+def same_cells(da: xr.DataArray, layout: Layout) -> bool:
     """Whether an array lies on the cells of a layout, in their order, as far as sizes and labels tell."""
     for dim, size in zip(layout.space, layout.shape, strict=True):
         if da.sizes[dim] != size:
@@ -307,7 +211,7 @@ def _alike(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.allclose(a, b, rtol=1e-5, atol=1e-8)) if numbers else bool((a == b).all())
 
 
-def _own_coordinates(da: xr.DataArray, dims: tuple[str, ...], layout: Layout | None) -> dict[str, Any]:
+def own_coordinates(da: xr.DataArray, dims: tuple[str, ...], layout: Layout | None) -> dict[str, Any]:
     """Return coordinates of the dimensions of a target; numbers where one is called like one of space, but has other cells."""
     found: dict[str, Any] = {str(n): c.variable for n, c in da.coords.items() if c.dims and set(c.dims) <= set(dims)}
     if layout is not None:
@@ -318,7 +222,8 @@ def _own_coordinates(da: xr.DataArray, dims: tuple[str, ...], layout: Layout | N
     return found
 
 
-def _chosen(name: str | None, outputs: Given) -> str:
+def chosen(name: str | None, outputs: Given) -> str:
+    """Return the name of the variable that is explained: the one named, or the only one."""
     names = tuple(str(n) for n in outputs.template.data_vars)
     if name is not None and name not in names:
         raise KeyError(_unknown(name, names))

@@ -14,9 +14,10 @@ import numpy as np
 
 from physml._errors import closest, describe
 from physml.explain.models.measures import Measure as Measure
-from physml.explain.models.measures import column, combined, linear, of_function, on_its_grid, variable
+from physml.explain.models.measures import column, combined, linear, of_function, variable
 from physml.explain.models.outputs import Fields, Given, Outputs, Table
-from physml.explain.players.groups import box_cells, separation
+from physml.explain.models.own_grids import on_its_grid
+from physml.explain.players.groups import box_cells, nearest_cell
 
 if TYPE_CHECKING:
     from physml.layout import Layout
@@ -176,8 +177,14 @@ def box_mean(name: str | None = None, **where: Any) -> Target:
     def weigh(layout: Layout, inside: dict[str, Any], valid: np.ndarray, label: str) -> np.ndarray:
         return layout.weights * box_cells(layout, inside, f"target {label!r}")
 
-    ranges = ", ".join(f"{n} {s.start} to {s.stop}" for n, s in where.items() if isinstance(s, slice))
+    ranges = ", ".join(f"{n} {_range(s)}".strip() for n, s in where.items() if isinstance(s, slice))
     return Target(name, f"mean of {{}} over {ranges or 'all cells'}", where, weigh, True)
+
+
+def _range(s: slice) -> str:
+    if s.start is None or s.stop is None:
+        return "" if s.start is s.stop else f"up to {s.stop}" if s.start is None else f"from {s.start}"
+    return f"{s.start} to {s.stop}"
 
 
 def cell(name: str | None = None, **where: Any) -> Target:
@@ -192,20 +199,8 @@ def cell(name: str | None = None, **where: Any) -> Target:
     """
 
     def weigh(layout: Layout, inside: dict[str, Any], valid: np.ndarray, label: str) -> np.ndarray:
-        away = np.zeros(layout.shape)
-        for name, value in inside.items():
-            distance, step = separation(layout, name, float(value), f"target {label!r}")
-            if distance.min() > max(step, 1e-6):
-                raise ValueError(
-                    describe(
-                        f"target {label!r} lies outside the grid",
-                        expected=f"{name} within {step:g} of a cell",
-                        received=f"{name}={value}, {distance.min():g} from the nearest",
-                        remedy="correct the point; mind the units and sign of the coordinates",
-                    )
-                )
-            away += distance**2
-        if not valid.ravel()[away.argmin()]:
+        nearest = nearest_cell(layout, inside, f"target {label!r}")
+        if not valid.ravel()[nearest]:
             raise ValueError(
                 describe(
                     f"target {label!r} lies on a masked cell",
@@ -214,7 +209,7 @@ def cell(name: str | None = None, **where: Any) -> Target:
                     remedy="move the point, or use box_mean around it",
                 )
             )
-        return np.arange(away.size).reshape(away.shape) == away.argmin()
+        return np.arange(valid.size).reshape(valid.shape) == nearest
 
     point = ", ".join(f"{n}={v}" for n, v in where.items())
     return Target(name, f"{{}} at {point}", where, weigh)

@@ -11,8 +11,8 @@ import xarray as xr
 
 from physml._errors import refuse
 from physml.explain.players import _painting
-from physml.explain.players._product import product, refuse_twins, splits
-from physml.explain.players._selecting import few, known, layout_of
+from physml.explain.players._product import joined, product, refuse_twins, side_by_side, splits
+from physml.explain.players._selecting import few, known, layout_of, light
 from physml.explain.players._splitting import as_names, refuse_gap, refuse_overlap
 
 if TYPE_CHECKING:
@@ -116,14 +116,14 @@ class Groups:
         KeyError
             For a name that is no group; the nearest is offered.
         ValueError
-            Where one group goes to two places, or groups of different unions come together.
+            Where one group goes to two places, groups of different unions come together, or a name is that of another group.
         """
         home = self._homes(into, "merged")
         names = tuple(dict.fromkeys(home))
         at = {n: i for i, n in enumerate(names)}
         index = np.array([at[h] for h in home] + [-1], "int32")
-        parts = {kind: _joined(labels, home, names, " + ") for kind, labels in self.parts.items()}
-        parents = tuple(_joined(labels, home, names, None) for labels in self.parents)
+        parts = {kind: joined(labels, home, names, " + ") for kind, labels in self.parts.items()}
+        parents = tuple(joined(labels, home, names, None) for labels in self.parents)
         return replace(self, names=names, owner=index[self.owner], parts=parts, parents=parents)
 
     def split(self, which: str | Sequence[str], *, nest: bool = False, **choices: Any) -> Groups:
@@ -153,11 +153,11 @@ class Groups:
         owner[owner >= 0] = dense.ravel()
         old, new = (used // many).tolist(), (used % many - 1).tolist()
         added = {k: tuple("" if i < 0 else v[i] for i in new) for k, v in fresh.items()}
-        names = _side_by_side([self.names[o] for o in old], *added.values())
+        names = side_by_side([self.names[o] for o in old], *added.values())
         refuse_twins(names)
         parts = {k: tuple(v[o] for o in old) for k, v in self.parts.items()}
         for kind, labels in added.items():
-            parts[kind] = _side_by_side(parts[kind], labels) if kind in parts else labels
+            parts[kind] = side_by_side(parts[kind], labels) if kind in parts else labels
         parents = tuple(tuple(labels[o] for o in old) for labels in self.parents)
         if nest:
             parents += (tuple(self.names[o] for o in old),)
@@ -181,7 +181,7 @@ class Groups:
             known(kind, tuple(self.parts), "part", "nested()")
             labels = [label or f"no {kind}" for label in self.parts[kind]]
             outer = levels[-1] if levels else ("",) * len(self)
-            levels.append(_side_by_side(outer, labels))
+            levels.append(side_by_side(outer, labels))
         return replace(self, parents=tuple(levels))
 
     def nest(self, *levels: Mapping[str, str | Sequence[str]]) -> Groups:
@@ -198,20 +198,11 @@ class Groups:
         KeyError
             For a name that is no group; the nearest is offered.
         ValueError
-            Where a group lies in two unions of a level, or a union in two of the level above.
+            Where a group lies in two unions of a level, or a union in two of the level above, or has the name of another group.
         """
         parents: list[tuple[str, ...]] = []
         for level in levels:
             found = self._homes(level, "put")
-            alone = [n for n, union in zip(self.names, found, strict=True) if n == union and n in level]
-            lost = [n for n in alone if n not in {self.names[i] for x in as_names(level[n]) for i in self._members(x)}]
-            if lost:
-                refuse(
-                    f"union {lost[0]!r} has the name of a group that it does not hold",
-                    "another name, or the group inside it",
-                    level[lost[0]],
-                    f"rename the union, or add {lost[0]!r} to it",
-                )
             for outer in parents[-1:]:
                 above: dict[str, str] = {}
                 for union, over in zip(found, outer, strict=True):
@@ -305,31 +296,12 @@ class Groups:
                         "name it once",
                     )
                 home[i] = new
-        return tuple(home.get(i, n) for i, n in enumerate(self.names))
-
-
-def light(layout: Layout) -> Layout:
-    """Return a layout with its mask, area and coordinates in memory and no other field: cheap to pickle."""
-    needed = {layout.spec.mask, layout.spec.area, *layout.kept}
-    return replace(layout, statics=layout.statics.drop_vars([n for n in layout.statics if n not in needed])).load()
-
-
-def _joined(labels: Sequence[str], home: Sequence[str], names: Sequence[str], by: str | None) -> tuple[str, ...]:
-    """Return the labels of merged groups: the one they share, or all of them joined; *by* None: they must share one."""
-    found: dict[str, dict[str, None]] = {n: {} for n in names}
-    for label, h in zip(labels, home, strict=True):
-        found[h][label] = None
-    for name, several in found.items():
-        if by is None and len(several) > 1:
+        lost = [n for i, n in enumerate(self.names) if n in into and i not in home]
+        if lost:
             refuse(
-                f"group {name!r} would lie in the unions {few([repr(x) for x in several])}",
-                "groups of one union",
-                "groups of several",
-                "merge first, then nest",
+                f"{lost[0]!r} has the name of a group that it does not hold",
+                "another name, or the group inside it",
+                into[lost[0]],
+                f"rename it, or add {lost[0]!r} to what it holds",
             )
-    return tuple((by or "").join(x for x in several if x or len(several) == 1) for several in found.values())
-
-
-def _side_by_side(*labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the labels of each group in one, without the empty ones."""
-    return tuple(", ".join(x for x in each if x) for each in zip(*labels, strict=True))
+        return tuple(home.get(i, n) for i, n in enumerate(self.names))

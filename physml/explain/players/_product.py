@@ -80,3 +80,24 @@ def refuse_twins(names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         twice = next(n for i, n in enumerate(names) if n in names[:i])
         refuse(f"two groups are called {twice!r}", "names that differ", few(names), "rename the parts of one choice")
+
+
+def joined(labels: Sequence[str], home: Sequence[str], names: Sequence[str], by: str | None) -> tuple[str, ...]:
+    """Return the labels of merged groups: the one they share, or all of them joined; *by* None: they must share one."""
+    found: dict[str, dict[str, None]] = {n: {} for n in names}
+    for label, h in zip(labels, home, strict=True):
+        found[h][label] = None
+    for name, several in found.items():
+        if by is None and len(several) > 1:
+            refuse(
+                f"group {name!r} would lie in the unions {few([repr(x) for x in several])}",
+                "groups of one union",
+                "groups of several",
+                "merge first, then nest",
+            )
+    return tuple((by or "").join(x for x in several if x or len(several) == 1) for several in found.values())
+
+
+def side_by_side(*labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels of each group in one, without the empty ones."""
+    return tuple(", ".join(x for x in each if x) for each in zip(*labels, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,12 @@ def layout_of(source: Any, spec: FieldSpec | None = None, what: str = "groups") 
             )
         )
     return found
+
+
+def light(layout: Layout) -> Layout:
+    """Return a layout with its mask, area and coordinates in memory and no other field: cheap to pickle."""
+    needed = {layout.spec.mask, layout.spec.area, *layout.kept}
+    return replace(layout, statics=layout.statics.drop_vars([n for n in layout.statics if n not in needed])).load()
 
 
 def region_cells(layout: Layout, mask: xr.DataArray, what: str) -> np.ndarray:
@@ -131,19 +138,83 @@ def space_coordinate(layout: Layout, name: str, what: str) -> tuple[xr.DataArray
         else:
             name = str((lat if name.startswith("lat") else lon).name)
     known(name, usable, "space coordinate", what)
+    if coords[name].dtype.kind not in "biuf":
+        raise TypeError(
+            describe(
+                f"{what}: the coordinate {name!r} holds no numbers, which have ranges and distances",
+                expected="numbers",
+                received=", ".join(map(repr, coords[name].values.ravel()[:3].tolist())),
+                remedy=f"name cells by masks, ds[{name!r}] == ..., or take each for itself, patches={{{name!r}: 1}}",
+            )
+        )
     return coords[name], layout.static(coords[name].reset_coords(drop=True))[..., 0]
 
 
-def separation(layout: Layout, name: str, value: float, what: str) -> tuple[np.ndarray, float]:
-    """Return the distance of every cell from *value* along one coordinate, ``[*space]``, and the widest grid step."""
-    coordinate, values = space_coordinate(layout, name, what)
-    away = values - value
+def nearest_cell(layout: Layout, point: Mapping[str, Any], what: str) -> int:
+    """Return which cell of the flattened ``[*space]`` lies nearest to a point; cells without coordinates lie nowhere.
+
+    Parameters
+    ----------
+    layout
+        The grid.
+    point
+        Values of coordinates that together tell one cell: ``{"lat": 0.5, "lon": -30.0}``.
+    what
+        Named in errors.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        For an unknown coordinate, one that holds no numbers, a point outside the grid, and one that leaves a dimension open.
+    """
+    away = np.zeros(layout.shape)
+    told: set[Any] = set()
+    for name, value in point.items():
+        coordinate, values = space_coordinate(layout, name, what)
+        distance = _apart(coordinate, values, float(value))
+        steps = [_apart(coordinate, np.diff(coordinate.values, axis=i), 0.0) for i in range(coordinate.ndim)]
+        step = max((float(s[np.isfinite(s)].max(initial=0)) for s in steps), default=0.0)
+        if distance.min() > max(step, 1e-6):
+            raise ValueError(
+                describe(
+                    f"{what} lies outside the grid",
+                    expected=f"{name} within {step:g} of a cell",
+                    received=f"{name}={value}, {distance.min():g} from the nearest",
+                    remedy="correct the point; mind the units and sign of the coordinates",
+                )
+            )
+        told |= set(coordinate.dims)
+        away += (distance * _shrinking(layout, coordinate, point)) ** 2
+    left = [d for d, n in zip(layout.space, layout.shape, strict=True) if n > 1 and d not in told]
+    if left:
+        raise ValueError(
+            describe(
+                f"{what} is no point: it may lie anywhere along {', '.join(map(repr, left))}",
+                expected=f"coordinates along {', '.join(map(repr, layout.space))}",
+                received=", ".join(f"{n}={v}" for n, v in point.items()) or "none",
+                remedy="give the others too, or take a mean over them: box_mean",
+            )
+        )
+    return int(away.argmin())
+
+
+def _apart(coordinate: xr.DataArray, values: np.ndarray, value: float) -> np.ndarray:
+    """Return the distance of *values* from *value* along a coordinate; infinite where they are missing."""
+    away = np.asarray(values, "float64") - value
     if is_longitude(coordinate):
         away = (away + 180) % 360 - 180
-    steps = [np.abs(np.diff(coordinate.values, axis=i)) for i in range(coordinate.ndim)]
-    if is_longitude(coordinate):
-        steps = [np.minimum(s % 360, -s % 360) for s in steps]
-    return np.abs(away), max((float(np.nanmax(s, initial=0)) for s in steps), default=0.0)
+    return np.where(np.isnan(away), np.inf, np.abs(away))
+
+
+def _shrinking(layout: Layout, coordinate: xr.DataArray, point: Mapping[str, Any]) -> float:
+    """Return the length of a degree of longitude at the latitude of a point, in degrees of latitude; 1 for all else."""
+    if not is_longitude(coordinate):
+        return 1.0
+    try:
+        names = {"lat", "latitude", str(grid.latitude_longitude(layout.statics)[0].name)}
+    except ValueError:
+        return 1.0
+    return next((max(float(np.cos(np.deg2rad(float(v)))), 1e-3) for n, v in point.items() if n in names), 1.0)
 
 
 def locate(layout: Layout, where: np.ndarray) -> str:

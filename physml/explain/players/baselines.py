@@ -99,9 +99,8 @@ def reference_period(ds: xr.Dataset, layout: Any, period: slice | Sequence[Any],
     layout = layout_of(layout, what="reference_period")
     dim = layout.spec.sample_dim
     axis = grid.variable(ds, dim, "sample coordinate")
-    ends = (period.start, period.stop) if isinstance(period, slice) else tuple(period)
     try:
-        first, last = ends
+        first, last = ends = (period.start, period.stop) if isinstance(period, slice) else tuple(period)
         index = axis.to_index()
         inside = index.slice_indexer(*(None if e is None else as_label(index, e) for e in (first, last)))
     except (KeyError, TypeError, ValueError) as error:
@@ -185,8 +184,10 @@ def samples(ds: xr.Dataset, layout: Any, n: int, seed: int) -> Baseline:
     packed = layout.pack(ds, "inputs")
     outer = packed.dims[: packed.get_axis_num(layout.spec.sample_dim) + 1]
     sizes = [packed.sizes[d] for d in outer]
-    if not 1 <= n <= np.prod(sizes):
+    if not isinstance(n, int | np.integer) or not 1 <= n <= np.prod(sizes):
         refuse("n samples cannot be drawn", f"1 to {np.prod(sizes)}", n, "pass fewer, or data with more samples")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        refuse("samples: seed starts no draw", "a whole number >= 0", repr(seed), "seed=0")
     drawn = np.sort(np.random.default_rng(seed).choice(np.prod(sizes), n, replace=False))
     where = {d: xr.DataArray(i, dims="row") for d, i in zip(outer, np.unravel_index(drawn, sizes), strict=True)}
     name = f"{n} samples (seed {seed})"

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from physml.explain.players._players import Groups as Groups
-from physml.explain.players._players import light
 from physml.explain.players._product import product, splits
 from physml.explain.players._selecting import box_cells as box_cells
-from physml.explain.players._selecting import layout_of
+from physml.explain.players._selecting import layout_of, light
 from physml.explain.players._selecting import locate as locate
+from physml.explain.players._selecting import nearest_cell as nearest_cell
 from physml.explain.players._selecting import region_cells as region_cells
-from physml.explain.players._selecting import separation as separation
 from physml.explain.players._selecting import space_coordinate as space_coordinate
 from physml.explain.players._splitting import Choice, Edges
 

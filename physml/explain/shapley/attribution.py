@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from physml._errors import is_count, refuse
+from physml._errors import describe, is_count, refuse
 from physml.explain.blocks import Block, advance, over_samples, samples_at_a_time
+from physml.explain.models.valued import default_rows
 from physml.explain.result import Part, label
 from physml.explain.shapley.designs import Estimator
-from physml.explain.shapley.game import default_rows
-from physml.explain.shapley.sweep import Stopping, sweep, t_quantile
+from physml.explain.shapley.sweep import MAX_ROWS, Stopping, accept_level, sweep, t_quantile
 
 if TYPE_CHECKING:
     from physml.explain.explainer import Explainer
@@ -54,7 +54,18 @@ def estimated(
         Of the progress bar; rows the model is given at a time; whether the bar shows.
     """
     players, measure, layout = explainer.players, explainer.measure, explainer.layout
-    n_groups, n_slots = len(players), explainer.slots(packed)
+    sample = layout.spec.sample_dim
+    n_groups, slots = len(players), explainer.baseline.pick(packed[sample])
+    n_slots = slots.shape[1]
+    if isinstance(estimator, type) or not hasattr(estimator, "gathering"):
+        raise TypeError(
+            describe(
+                "method is neither a name nor an estimator",
+                expected="such as 'auto', or PairedPermutations(pairs=200)",
+                received=repr(estimator),
+                remedy="leave it out for 'auto'",
+            )
+        )
     if batch_rows is not None and not is_count(batch_rows):
         refuse("batch_rows is not positive", "a whole number >= 1", repr(batch_rows), "leave it out")
     first = stopping.first(estimator, n_groups, n_slots)
@@ -75,7 +86,6 @@ def estimated(
     share = np.bincount(index)
     k = len(share)
     depth = 2 * k + len(common)
-    sample = layout.spec.sample_dim
     at_a_time = samples_at_a_time(packed, sample, depth * measure.valid.size)
     batch_rows = default_rows(4 * players.owner.size) if batch_rows is None else batch_rows
     if not stopping.adaptive:
@@ -101,10 +111,12 @@ def estimated(
         "level": stopping.level,
     }
     n_samples = math.prod(packed.shape[: packed.get_axis_num(sample) + 1])
+    n_base = n_samples if beside is not None else len(np.unique(slots))
     if stopping.adaptive and not exact:
-        settings |= {n: v for n in ("tol", "rtol", "max_rows") if (v := getattr(stopping, n)) is not None}
+        settings |= {n: v for n in ("tol", "rtol") if (v := getattr(stopping, n)) is not None}
+        settings["max_rows"] = MAX_ROWS if stopping.max_rows is None else stopping.max_rows
     else:
-        rows = len(explainer.baseline.rows) + n_samples * each
+        rows = n_base + n_samples * each
         settings |= {"replicates": first, "rows": rows, "rows_per_sample": each}
     result = label(
         values,
@@ -118,7 +130,7 @@ def estimated(
         what=f"explained {name} by {estimator.name}, baseline {explainer.baseline.name}",
     )
     if "rows" not in settings and packed.chunks is None and (beside is None or beside.chunks is None):
-        result.attrs["rows"] = len(explainer.baseline.rows) + int(result.rows.sum())
+        result.attrs["rows"] = n_base + int(result.rows.sum())
         result.attrs["converged"] = f"{int(result.converged.sum())} of {n_samples} samples"
     return result
 
@@ -148,6 +160,7 @@ def _explain(
         value=explainer.value,
         dtype=str(explainer.adapted.dtype or block.inputs.dtype),
         batch_rows=batch_rows,
+        fixed=explainer.adapted.compiled,
     )
     for s, one in found:
         out[:k, s, cells], out[k : 2 * k, s, cells] = one.estimate, one.stderr
@@ -167,8 +180,14 @@ def interval(result: xr.Dataset, level: float | None = None) -> xr.Dataset:
         Of :meth:`Explainer.shapley` or :meth:`Explainer.interactions`; lazy where that is.
     level
         Of the interval; default the one the values were made with.
+
+    Raises
+    ------
+    ValueError
+        Where *level* is no probability.
     """
     level = float(result.attrs.get("level", 0.95)) if level is None else level
+    accept_level(level)
     dof = result["dof"] if "dof" in result else xr.DataArray(int(result.attrs["replicates"]) - 1)
     quantile = xr.apply_ufunc(t_quantile, dof, level, dask="parallelized", output_dtypes=["float64"])
     half = (result.stderr * quantile).transpose(*result.stderr.dims)

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from physml._errors import refuse
+
 DESIGN_BYTES = 16 * 2**20
 """Weights and coalitions that one design holds at a time; long plans come as several designs."""
 
@@ -84,6 +86,9 @@ class Estimator(Protocol):
     def rows_each(self, n_groups: int, n_slots: int) -> int:
         """Return the model rows of one replicate."""
 
+    def row_bytes(self, n_groups: int) -> int:
+        """Return the bytes that coalition and weights of one row take."""
+
     def fewest(self, n_groups: int) -> int:
         """Return the least number of replicates that make an estimate with an error."""
 
@@ -95,6 +100,22 @@ class Estimator(Protocol):
 
     def gathering(self, n_groups: int, n_slots: int, n_out: int) -> Gathering:
         """Return what takes the replicates."""
+
+
+def accept_draw(pairs: int, seed: int, least: int, usual: int) -> None:
+    """Refuse numbers of replicates and seeds that no draw can be made with.
+
+    Parameters
+    ----------
+    pairs, seed
+        As given.
+    least, usual
+        Number of replicates that a standard error takes, and that is proposed.
+    """
+    if isinstance(pairs, bool) or not isinstance(pairs, int | np.integer) or pairs < least:
+        refuse("pairs are too few for a standard error", f"a whole number >= {least}", pairs, f"pass pairs={usual}")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        refuse("seed starts no draw", "a whole number >= 0", repr(seed), "pass seed=0")
 
 
 def all_coalitions(n_groups: int) -> np.ndarray:

@@ -40,6 +40,10 @@ class Exact:
         """Return the number of coalitions but the full and the empty one, times that of baseline rows."""
         return n_slots * (2**n_groups - 2)
 
+    def row_bytes(self, n_groups: int) -> int:
+        """Return the bytes of one row."""
+        return 9 * n_groups
+
     def fewest(self, n_groups: int) -> int:
         """Return 1."""
         return 1

@@ -8,21 +8,12 @@ stays bounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from physml._errors import describe
-from physml.explain.models.adapting import Adapted
-from physml.explain.models.targets import Measure
-
-Forward = Callable[[np.ndarray], np.ndarray]
-
-BATCH_BYTES = 3 * 2**19
-"""Input bytes of one batch unless batch_rows is given: convolutions run fastest while their activations stay in the cache."""
-FEW_ROWS = 8
-"""Rows below which a batch is not cut for the sake of the cache alone."""
+from physml.explain.models.adapting import Forward
 
 
 @dataclass(frozen=True)
@@ -34,38 +25,6 @@ class Request:
     slots: np.ndarray
 
 
-def valued(adapted: Adapted, measure: Measure) -> Forward:
-    """Return the target of model inputs ``[row, cell]`` as ``[row, valid cell]``.
-
-    Raises
-    ------
-    ValueError
-        Where the model returns values that are not finite.
-    """
-    shape = (*adapted.layout.shape, len(adapted.layout.inputs))
-
-    def value(rows: np.ndarray) -> np.ndarray:
-        values = measure.reduce(adapted(rows.reshape(len(rows), *shape)))
-        if not np.isfinite(values).all():
-            raise ValueError(
-                describe(
-                    f"the model's {measure.label!r} is not finite",
-                    expected="finite predictions for every mixture of sample and baseline",
-                    received=f"{int((~np.isfinite(values)).sum())} of {values.size} values missing or infinite",
-                    remedy="check the range of the baseline against the training data",
-                )
-            )
-        return values
-
-    return value
-
-
-def default_rows(row_bytes: int) -> int:
-    """Return the number of rows in a batch for inputs of this size."""
-    row_bytes = max(row_bytes, 1)
-    return int(np.clip(max(BATCH_BYTES // row_bytes, min(FEW_ROWS, 16 * BATCH_BYTES // row_bytes)), 1, 1024))
-
-
 def coalition_values(
     requests: Iterable[Request | None],
     *,
@@ -73,6 +32,7 @@ def coalition_values(
     owner: np.ndarray,
     value: Forward,
     batch_rows: int,
+    fixed: bool = True,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Stream coalitions of many samples through one function in batches of one size.
 
@@ -86,9 +46,12 @@ def coalition_values(
     owner
         Group of each cell ``[cell]``, -1 for none.
     value
-        Function of rows ``[batch_rows, cell]`` with values ``[batch_rows, ...]``; always called with *batch_rows* rows.
+        Function of rows ``[row, cell]`` with values ``[row, ...]``.
     batch_rows
-        Rows in a batch; rows of the last batch beyond the last request are computed and thrown away.
+        Rows in a batch.
+    fixed
+        Whether the function is always called with *batch_rows* rows, as one that is compiled should be: a batch that is not
+        full holds baseline rows, or others that came before, which are thrown away.
 
     Yields
     ------
@@ -96,12 +59,13 @@ def coalition_values(
         Number of the request and the values of its next rows, in order.
     """
     owner = owner.astype(np.intp)
-    buffer = np.zeros((batch_rows, background.shape[1]), background.dtype)
+    # Not zeros, of which a model may have no logarithm.
+    buffer = np.repeat(background[:1], batch_rows, axis=0)
     pending: list[tuple[int, int]] = []
     filled = 0
 
     def flush() -> Iterator[tuple[int, np.ndarray]]:
-        values, start = value(buffer), 0
+        values, start = value(buffer if fixed else buffer[:filled]), 0
         for number, n in pending:
             yield number, values[start : start + n]
             start += n

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from physml._errors import closest, describe, refuse
+from physml._errors import closest, describe
 from physml.explain.result import Part
-from physml.explain.shapley.designs import Design, Estimator, all_coalitions, deal, every_slot
+from physml.explain.shapley.designs import Design, Estimator, accept_draw, all_coalitions, deal, every_slot
 from physml.explain.shapley.exact import EXACT_LIMIT, accept, shapley_matrix
 from physml.explain.shapley.gathering import Means
 from physml.explain.shapley.sweep import Stopping
@@ -62,6 +62,10 @@ class ExactInteractions:
     def rows_each(self, n_groups: int, n_slots: int) -> int:
         """Return the number of coalitions but the full and the empty one, times that of baseline rows."""
         return n_slots * (2**n_groups - 2)
+
+    def row_bytes(self, n_groups: int) -> int:
+        """Return the bytes of one row."""
+        return n_groups + 4 * n_groups * (n_groups + 1)
 
     def fewest(self, n_groups: int) -> int:
         """Return 1."""
@@ -125,12 +129,15 @@ class PairedPaths:
     name = "Shapley interactions by paired paths"
 
     def __post_init__(self) -> None:
-        if self.pairs < 2:
-            refuse("pairs are too few for a standard error", ">= 2", self.pairs, f"pass pairs={PAIRS}")
+        accept_draw(self.pairs, self.seed, 2, PAIRS)
 
     def rows_each(self, n_groups: int, n_slots: int) -> int:
         """Return the rows of all paths and their reverses."""
         return len(_paths(n_groups)[0])
+
+    def row_bytes(self, n_groups: int) -> int:
+        """Return the bytes of one row."""
+        return n_groups + 4 * n_groups * (n_groups + 1)
 
     def fewest(self, n_groups: int) -> int:
         """Return 2."""
@@ -230,20 +237,21 @@ def interact(
     if isinstance(method, str):
         if method == "auto":
             method = "exact" if affordable(n_groups, explainer.slots(packed), stopping, ()) else "paths"
-        known: dict[str, Estimator] = {
-            "exact": ExactInteractions(EXACT_LIMIT if max_rows is None else MOST_EXACT),
-            "paths": PairedPaths(pairs or (PAIRS if max_rows is None or stopping.adaptive else max_rows), seed),
-        }
+        known = ("auto", "exact", "paths")
         if method not in known:
             raise ValueError(
                 describe(
-                    f"method {method!r} is unknown{closest(method, ['auto', *known])}",
+                    f"method {method!r} is unknown{closest(method, known)}",
                     expected="'auto', 'exact', 'paths' or an estimator such as PairedPaths(pairs=100)",
                     received=repr(method),
                     remedy="leave it out for 'auto'",
                 )
             )
-        method = known[method]
+        if method == "exact":
+            method = ExactInteractions(EXACT_LIMIT if max_rows is None else MOST_EXACT)
+        else:
+            usual = PAIRS if max_rows is None or stopping.adaptive else max_rows
+            method = PairedPaths(usual if pairs is None else pairs, seed)
     lead = {"group": n_groups, "group_other": n_groups}
     other = {
         n.replace("group", "group_other", 1): ("group_other", values, about)

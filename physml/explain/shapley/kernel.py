@@ -16,12 +16,12 @@ import numpy as np
 
 from physml._errors import refuse
 from physml.explain.shapley.coalitions import LISTED, kernel_mass, of_size, pairs_of_size, sizes_in_turn
-from physml.explain.shapley.designs import Design, deal
+from physml.explain.shapley.designs import Design, accept_draw, deal
 
 
 @dataclass(frozen=True)
 class PairedKernel:
-    """Regression on random coalitions, each with its complement: fewer rows than permutations for the same error.
+    """Regression on random coalitions, each with its complement: with one baseline row, fewer rows than permutations.
 
     Sizes s come as often as ``P(s) ~ 1 / (s (G - s))`` says. With one baseline row no coalition comes twice: sizes whose
     coalitions are all used keep their weight and cost no more, and with all of them the values are exact. A pair says ``v(S) -
@@ -32,7 +32,8 @@ class PairedKernel:
     the share of each size that was not drawn. The values are consistent, with a bias that falls as 1 / pairs.
 
     Costs ``2 pairs`` model rows a sample. Several baseline rows are dealt evenly over the pairs, whose number is rounded up to
-    a multiple of theirs.
+    a multiple of theirs; what the groups are worth against one row and another differs, which the regression takes for noise:
+    permutations, which value every group against each row, then have several times less error for the same rows.
 
     Parameters
     ----------
@@ -46,9 +47,16 @@ class PairedKernel:
     seed: int = 0
     name = "Shapley values by paired kernel regression"
 
+    def __post_init__(self) -> None:
+        accept_draw(self.pairs, self.seed, 1, 1000)
+
     def rows_each(self, n_groups: int, n_slots: int) -> int:
         """Return the rows of a coalition and its complement."""
         return 2 if n_groups > 1 else 0
+
+    def row_bytes(self, n_groups: int) -> int:
+        """Return the bytes of one row."""
+        return 5 * n_groups
 
     def fewest(self, n_groups: int) -> int:
         """Return one more than there are unknowns."""
@@ -133,8 +141,9 @@ class Regression:
     def result(self, full: np.ndarray, empty: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Return values and standard errors ``[group, out]`` and degrees of freedom; infinite errors where pairs are alike."""
         signs, differences = np.concatenate(self._signs), np.concatenate(self._differences)
-        n_groups = signs.shape[1]
-        span = full - empty.mean(0)
+        slots, n_groups = np.concatenate(self._slots), signs.shape[1]
+        spans = full - empty
+        span = spans.mean(0)
         if n_groups == 1:
             return span[None], np.zeros((1, span.size)), 0
         size = np.minimum(held := (signs > 0).sum(1), n_groups - held)
@@ -145,7 +154,7 @@ class Regression:
         spread, axes = np.linalg.eigh(free.T @ (weight[:, None] * free))
         known = spread > 1e-9
         inverse = (axes[:, known] / spread[known]) @ axes[:, known].T @ (weight[:, None] * free).T
-        share = differences - signs.mean(1, keepdims=True) * span
+        share = differences - signs.mean(1, keepdims=True) * spans[slots]
         apart = inverse @ share
         phi = span / n_groups + basis @ apart
         dof = int((left_out > 0).sum()) - n_groups + 1
@@ -155,7 +164,7 @@ class Regression:
             return phi, np.full_like(phi, np.inf), max(dof, 1)
         leverage = (free * inverse.T).sum(1)
         left = (share - free @ apart) / np.maximum(1 - leverage, 1e-9)[:, None]
-        strata = size * (1 + max(s.max() for s in self._slots)) + np.concatenate(self._slots)
+        strata = size * len(spans) + slots
         if np.unique(strata, return_counts=True)[1].min() < 2:
             strata = size
         return phi, np.sqrt(_squared_error(basis @ inverse, left, strata, left_out)), dof

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from physml._errors import closest, describe, refuse
+from physml._errors import describe, refuse
+from physml.explain.players._splitting import as_names
 
 if TYPE_CHECKING:
     from physml.explain.players.groups import Groups
@@ -24,8 +25,8 @@ def unions_of(players: Groups, nested: Any = None) -> Unions:
         The groups.
     nested
         None: the ``parents`` that the groups were made with, if any. False: none. The name of a part, such as
-        ``"variable"``: groups that share it are a union; several names: levels, the outermost first. A mapping from
-        unions to the names of their groups: those that are not named stand alone.
+        ``"variable"``, or several: :meth:`Groups.nested`. A mapping from unions to the names of their groups:
+        :meth:`Groups.nest`.
 
     Raises
     ------
@@ -33,51 +34,25 @@ def unions_of(players: Groups, nested: Any = None) -> Unions:
         For an unknown part or group; the nearest is offered.
     ValueError
         Where a group is in two unions.
+    TypeError
+        For anything else.
     """
     if nested is False:
         return ()
     if nested is None:
-        return tuple(getattr(players, "parents", ()))
+        return players.parents
     if isinstance(nested, Mapping):
-        return (_mapped(nested, players.names),)
-    levels = []
-    for part in (nested,) if isinstance(nested, str) else tuple(nested):
-        if part not in players.parts:
-            raise KeyError(
-                describe(
-                    f"nested names the unknown part {part!r}{closest(str(part), players.parts)}",
-                    expected=", ".join(players.parts) or "a mapping: groups that have no parts",
-                    received=repr(part),
-                    remedy="correct the name, or pass {'union': [group, ...]}",
-                )
+        return players.nest(nested).parents
+    if not isinstance(nested, Sequence):
+        raise TypeError(
+            describe(
+                "nested is understood neither as parts nor as unions",
+                expected="the name of a part, several, {'union': [group, ...]}, None or False",
+                received=repr(nested),
+                remedy="for instance nested='variable'",
             )
-        levels.append(tuple(str(label) for label in players.parts[part]))
-    return tuple(levels)
-
-
-def _mapped(nested: Mapping[str, Sequence[str]], names: tuple[str, ...]) -> tuple[str, ...]:
-    home = {name: name for name in names}
-    taken: dict[str, str] = {}
-    for union, groups in nested.items():
-        for group in (groups,) if isinstance(groups, str) else groups:
-            if group not in home:
-                raise KeyError(
-                    describe(
-                        f"nested names the unknown group {group!r}{closest(group, names)}",
-                        expected=", ".join(names),
-                        received=repr(group),
-                        remedy="correct the name",
-                    )
-                )
-            if taken.setdefault(group, union) != union:
-                refuse(
-                    f"group {group!r} is in the unions {taken[group]!r} and {union!r}",
-                    "every group in one union",
-                    "two",
-                    "cut it from one of them",
-                )
-            home[group] = union
-    return tuple(home.values())
+        )
+    return players.nested(*as_names(nested)).parents
 
 
 def branches(unions: Unions, n_groups: int) -> np.ndarray:

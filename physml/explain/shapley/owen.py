@@ -47,6 +47,10 @@ class ExactOwen:
         """Return the rows of all coalitions."""
         return len(self.design(n_groups, n_slots).coalitions)
 
+    def row_bytes(self, n_groups: int) -> int:
+        """Return the bytes of one row."""
+        return 9 * n_groups
+
     def fewest(self, n_groups: int) -> int:
         """Return 1."""
         return 1

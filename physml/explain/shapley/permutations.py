@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from physml._errors import refuse
-from physml.explain.shapley.designs import DESIGN_BYTES, Design, deal
+from physml.explain.shapley.designs import DESIGN_BYTES, Design, accept_draw, deal
 from physml.explain.shapley.gathering import Means
 from physml.explain.shapley.nesting import Unions, branches
 
@@ -46,8 +45,7 @@ class PairedPermutations:
     unions: Unions = ()
 
     def __post_init__(self) -> None:
-        if self.pairs < 2:
-            refuse("pairs are too few for a standard error", ">= 2", self.pairs, "pass pairs=100")
+        accept_draw(self.pairs, self.seed, 2, 100)
 
     @property
     def name(self) -> str:
@@ -57,6 +55,10 @@ class PairedPermutations:
     def rows_each(self, n_groups: int, n_slots: int) -> int:
         """Return the rows of an order and its reverse."""
         return 2 * (n_groups - 1)
+
+    def row_bytes(self, n_groups: int) -> int:
+        """Return the bytes of one row."""
+        return 3 * n_groups
 
     def fewest(self, n_groups: int) -> int:
         """Return 2."""

@@ -16,7 +16,7 @@ import xarray as xr
 
 from physml import grid
 from physml._errors import refuse
-from physml.explain.shapley.sweep import t_quantile
+from physml.explain.shapley.sweep import accept_level, t_quantile
 from physml.provenance import stamp
 
 
@@ -71,6 +71,7 @@ def summary(
     >>> summary(one, block=1).mean_absolute.values
     array([2., 1.])
     """
+    accept_level(level)
     sample = _sample(result) if sample is None else sample
     n = result.sizes[sample]
     block = int(np.ceil(n ** (1 / 3))) if block is None else block

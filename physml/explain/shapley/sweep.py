@@ -51,8 +51,7 @@ class Stopping:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 refuse(f"{name} is not positive", "> 0", value, "leave it out for a fixed number of pairs")
-        if not 0 < self.level < 1:
-            refuse("level is no probability", "0 < level < 1", self.level, "pass level=0.95")
+        accept_level(self.level)
 
     @property
     def adaptive(self) -> bool:
@@ -108,6 +107,12 @@ class Stopping:
         return bool(half <= max(self.tol or 0, (self.rtol or 0) * abs(phi).max()))
 
 
+def accept_level(level: float) -> None:
+    """Refuse a confidence level that is no probability."""
+    if not 0 < level < 1:
+        refuse("level is no probability", "0 < level < 1", level, "pass level=0.95")
+
+
 def t_quantile(dof: int | np.ndarray, level: float) -> np.ndarray:
     """Return half the width of a t interval, in standard errors."""
     from scipy.special import stdtrit
@@ -151,7 +156,7 @@ class Sampled:
         self._each = estimator.rows_each(n_groups, len(slots))
         self._target = stopping.first(estimator, n_groups, len(slots))
         self._most = stopping.limit(estimator, n_groups, len(slots))
-        self._held = at_a_time(3 * n_groups, self._each, len(slots))
+        self._held = at_a_time(estimator.row_bytes(n_groups), self._each, len(slots))
         self._drawn = 0
         self.rows = 1
         self._design: Design | None = None
@@ -211,6 +216,7 @@ def sweep(
     value: Forward,
     dtype: str,
     batch_rows: int,
+    fixed: bool,
 ) -> Iterator[tuple[int, Found]]:
     """Value the coalitions of every sample of a block, and hand each on as soon as it is found.
 
@@ -226,15 +232,17 @@ def sweep(
         The game: target of rows ``[row, cell]``.
     dtype
         Type of the rows.
-    batch_rows
-        Rows the model is given at a time.
+    batch_rows, fixed
+        Rows the model is given at a time, and whether it is always given as many.
 
     Yields
     ------
     tuple
         Place of the sample in the block and what is found; in no particular order.
     """
-    background = block.rows.reshape(len(block.rows), -1).astype(dtype)
+    used, index = np.unique(block.index, return_inverse=True)
+    index = index.reshape(block.index.shape)
+    background = block.rows[used].reshape(len(used), -1).astype(dtype)
     running: dict[int, Sampled] = {}
     ready: deque[int] = deque()
     asked: list[int] = []
@@ -248,12 +256,14 @@ def sweep(
         for s, number in enumerate(block.numbers.tolist()):
             while ready:
                 yield ask(ready.popleft())
-            running[s] = Sampled(estimator, stopping, n_groups, block.index[s], number)
+            running[s] = Sampled(estimator, stopping, n_groups, index[s], number)
             yield ask(s)
         while running:
             yield ask(ready.popleft()) if ready else None
 
-    stream = coalition_values(requests(), background=background, owner=owner, value=value, batch_rows=batch_rows)
+    stream = coalition_values(
+        requests(), background=background, owner=owner, value=value, batch_rows=batch_rows, fixed=fixed
+    )
     empty: list[np.ndarray] = []
     for number, values in stream:
         if number == 0:

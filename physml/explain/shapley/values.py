@@ -91,6 +91,13 @@ def attribute(
     """Return Shapley or Owen values; see :meth:`physml.explain.Explainer.shapley`."""
     players, name = explainer.players, explainer.measure.label
     stopping = Stopping(tol, rtol, max_rows, level)
+    if nested is not None and nested is not False and not isinstance(method, str):
+        refuse(
+            "an estimator plans unions itself",
+            "nested=None",
+            repr(nested),
+            "method='auto', or an estimator with unions=",
+        )
     unions = unions_of(players, nested)
     packed, beside = explainer.read(ds)
     n_slots = explainer.slots(packed)
