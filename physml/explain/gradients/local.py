@@ -53,7 +53,7 @@ class SmoothGrad(Kind):
     ----------
     noise
         Standard deviation of the noise: a number is the fraction of the range of each channel over the valid cells of the
-        sample; an array ``[channel]`` or a mapping from variables is in the units of the inputs.
+        sample, which tells nothing without dimensions of space; an array ``[channel]`` or a mapping from variables is in the units of the inputs.
     copies, seed
         Number of copies, and seed of the noise.
     absolute

@@ -39,7 +39,7 @@ class Integrated(Kind):
     kinks
         Values of inputs at which the model is not smooth, by variable and in its units, such as a freezing point: numbers, an array
         that broadcasts to ``[*space, kink]``, or a DataArray. Each path is cut where an input crosses one, which makes the result
-        exact for models that are linear between (``steps=1``), or cubic along the path (``steps=2``). One row of the model for each
+        exact for models that are linear between (``steps=1``), or of degree 4 along the path (``steps=2``). One row of the model for each
         crossing: meant for kinks of the inputs themselves, not of the layers inside a network. ``"gauss"`` only.
     """
 
