@@ -103,7 +103,8 @@ def gradient_scale(explainer: Explainer, dtype: str) -> float:
     adapted, weights = explainer.adapted, explainer.measure.weights
     assert weights is not None
     size, model = float(np.abs(weights).max()), adapted.network
-    if hasattr(model, "through"):  # a FieldModel: what its scaling, head and laws make of the network's output
+    half = hasattr(model, "through") and any("16" in str(layer.compute_dtype) for layer in model._flatten_layers())
+    if half:  # what a FieldModel's scaling, head and laws make of the output of its network
         size = _around_network(model, np.asarray(weights).reshape(-1, 1), explainer.baseline.rows[:1], dtype) or size
     return float(2.0 ** np.round(np.log2(size))) if np.isfinite(size) and size > 0 else 1.0
 
