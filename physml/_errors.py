@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import numbers
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -43,6 +44,17 @@ def closest(name: str, names: Iterable[object]) -> str:
     """
     match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def is_count(value: object, least: int = 1) -> bool:
+    """Return whether a value is a whole number of at least *least*; booleans are none.
+
+    Examples
+    --------
+    >>> is_count(3), is_count(2.5), is_count(True), is_count(0)
+    (True, False, False, False)
+    """
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def misfits(call: Callable[..., Any], arguments: Iterable[str]) -> tuple[list[str], list[str], list[str]]:

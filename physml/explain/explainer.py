@@ -246,6 +246,7 @@ class Explainer:
         Examples
         --------
         >>> maps = explainer.gradients(ds, "integrated", tol=1e-3)  # doctest: +SKIP
+        >>> maps = explainer.gradients(ds, "integrated", kinks={"sst": [-1.8]})  # freezing  # doctest: +SKIP
         >>> by_group = explainer.groups.sum(maps)  # doctest: +SKIP
         """
         from physml.explain.gradients import attribute

@@ -204,7 +204,7 @@ def convergence(
     out["scaled"] = (out.difference / scale).assign_attrs(
         long_name="difference over the rms of the reference", units="1"
     )
-    rows = [float(run.attrs.get("rows_per_sample", np.nan)) for run in runs]
+    rows = [float(run.attrs.get("rows_per_sample", run.rows.mean() if "rows" in run else np.nan)) for run in runs]
     out["rows"] = ("budget", rows, {"long_name": "model rows for each sample", "units": "1"})
     known = out.difference > 0
     x, y = np.log(out.budget.where(known)), np.log(out.difference.where(known))

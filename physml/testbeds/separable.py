@@ -42,7 +42,7 @@ from physml import grid, provenance
 from physml._errors import refuse
 from physml.testbeds._arrays import namespace
 
-__all__ = ["contributions", "function", "simulate", "truth"]
+__all__ = ["contributions", "function", "kinks", "simulate", "truth"]
 
 Array = NDArray[np.float64]
 
@@ -206,6 +206,14 @@ def function(ds: xr.Dataset) -> Callable[[Any], Any]:
     """
     fixed = ds[["slope", "breakpoint", "ocean"]].compute()
     return lambda x: namespace(x).sum(contributions(x, fixed), axis=(-3, -2))
+
+
+def kinks(ds: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the values of x at which the slope of its contribution jumps, by variable: ``{"x": breakpoints [knot]}``.
+
+    For methods that follow paths: ``explainer.gradients(ds, "integrated", kinks=kinks(ds))`` is exact on :func:`function`.
+    """
+    return {"x": ds.breakpoint}
 
 
 def _sphere(ny: int, nx: int) -> xr.Dataset:

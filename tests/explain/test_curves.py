@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_tables import model, table
 
-from physml.explain import ale, area_mean, groups, ice, partial_dependence
+from physml.explain import ale, area_mean, groups, ice, on_tensors, partial_dependence
 from physml.fields import FieldSpec
 
 HALVES = {"south": {"lat": slice(-90, 0)}, "north": {"lat": slice(0, 90)}}
@@ -246,6 +246,25 @@ def test_members_are_samples_too(data):
     assert effect.counts.sum() == 800 and effect.rug.dims == ("run", "time")
 
 
+def test_one_sample_has_a_curve_too(data):
+    ds, layout = data
+    one = ice(model(lambda z: z[:, 0] * z[:, 1], layout), ds.isel(time=[3]), "a", values=[0.0, 2.0])
+    np.testing.assert_allclose(one.ice, one.a * ds.b[[3]], atol=1e-12)
+    assert ice(model(lambda z: z[:, 0], layout), ds, "a", values=np.int64(3)).sizes["a"] == 3
+
+
+def test_lags_are_named_one_by_one(data):
+    ds, _ = data
+    layout = FieldSpec(["a", "b"], "y", input_offsets={"a": (-1, 0), "b": (0,)}).bind(ds)
+    function = on_tensors(lambda x: 3 * x[..., :1] + 5 * x[..., 1:2] ** 2)
+    for over, slope in (("a -1", 3.0), ("a +0", None)):
+        found = ale(function, ds, over, layout=layout, outputs=["y"], n_bootstrap=0)
+        here = found[over]
+        wanted = slope * here if slope else 5 * here**2
+        off = found.effect.squeeze() - wanted
+        np.testing.assert_allclose(off - off.mean(), 0, atol=2e-5)
+
+
 def test_results_are_labelled_and_go_to_netcdf(data, tmp_path):
     ds, layout = data
     ds = ds.assign(a=ds.a.assign_attrs(long_name="sea surface temperature"))
@@ -272,6 +291,7 @@ def test_results_are_labelled_and_go_to_netcdf(data, tmp_path):
         (lambda f, d: ale(f, d, "a", bins=[0.0, 5.0, 6.0]), ValueError, r"bins hold no samples.*none in bins \[1\]"),
         (lambda f, d: ale(f, d, "a", bins=[1.0]), ValueError, "edges make no bins"),
         (lambda f, d: ale(f, d, "a", bins=0), ValueError, "too few bins"),
+        (lambda f, d: ale(f, d, "a", bins="auto"), ValueError, "edges make no bins.*Received: 'auto'"),
         (lambda f, d: ale(f, d.assign(a=d.a * 0), "a"), ValueError, "'a' does not vary"),
         (lambda f, d: ale(f, d, ("a", "b"), empty="fill"), ValueError, "empty 'fill' is unknown"),
         (lambda f, d: partial_dependence(f, d, "a", mode="add"), ValueError, "mode 'add' is unknown"),

@@ -149,6 +149,26 @@ def test_a_network_of_a_list_of_values_gives_cells_their_relevance(ds, layout):
         Explainer(flat, zero(layout), None, None, layout=layout).gradients(ds, "grad_cam")
 
 
+@pytest.mark.parametrize("name", ["epsilon", "zplus"])
+def test_what_comes_in_twice_is_counted_once(name):
+    """Copies, and layers that hand on the very tensor they were given, are told apart."""
+    start = keras.Input((4,))
+    kept = layers.Dropout(0.5)(start)
+    twice = [start + start, layers.Add()([start, kept]), ops.stack([start, start], 1)[:, 0], kept / 3.0]
+    joined = ops.concatenate(twice, axis=-1)
+    x = np.array([[1.0, 2.0, 0.5, 3.0]])
+    r, f = relevances(keras.Model(start, joined), np.repeat(x, 4, 0), name)
+    np.testing.assert_allclose(r, x * (2 + 2 + 1 + 1 / 3) + 0 * r, rtol=1e-5)
+    np.testing.assert_allclose(total(r), f, rtol=1e-5)
+
+
+def test_a_constant_over_a_signal_is_no_affine_function():
+    start = keras.Input((4,))
+    for network in (keras.Model(start, ops.divide(1.0, start)), keras.Model(start, 1.0 / start)):
+        with pytest.raises(NotImplementedError, match="Divide"):
+            inspect(network, (None, 4), "float32")
+
+
 def test_relevance_follows_cells_around_the_circle():
     network = keras.Sequential([keras.Input((4, 1)), Pad(1, ("periodic",)), layers.Conv1D(1, 3, use_bias=False)])
     network.set_weights([np.array([1.0, 0.0, 10.0])[:, None, None]])

@@ -135,7 +135,7 @@ def test_what_a_sum_holds_is_not_gained(explainer, positive, layout):
     assert float(abs(found.u_difference).max()) == 0
 
 
-@pytest.mark.parametrize("aim", ["greatest", 0.1])
+@pytest.mark.parametrize("aim", ["greatest", pytest.param(0.1, marks=pytest.mark.long)])
 def test_a_network_follows_its_gradient_and_blocks_do_not_matter(network, ds, layout, aim):
     explainer = Explainer(network, zero(layout), target=area_mean(), layout=layout)
     start = ds.isel(time=slice(5))
@@ -158,7 +158,12 @@ def test_what_cannot_be_optimised_is_refused_by_name(explainer, ds, positive, la
     for wrong, text in (
         ({}, r"nothing bounds the distance from the start.*Remedy: pass within=0\.5"),
         ({"aim": "most", "within": 1}, "aim 'most' is unknown"),
+        ({"aim": float("nan")}, "aim nan is unknown. Expected: one of .*, or a finite value"),
+        ({"aim": None, "within": 1}, "aim None is unknown"),
+        ({"aim": 3.0, "within": -1}, "within is not positive"),
         ({"within": 1, "modes": 99}, "the background is too short for 99 modes"),
+        ({"within": 1, "background": one}, "the background is too short. Expected: 2 samples or more. Received: 1"),
+        ({"within": 1, "vary": []}, "no input may change"),
         ({"within": 1, "steps": 0}, "steps is out of range"),
         ({"within": 1, "laws": NonNegative("tracer")}, "the start breaks the laws"),
     ):

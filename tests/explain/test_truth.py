@@ -37,21 +37,22 @@ def test_occlusion_finds_the_truth(explainer, ds, truth):
     np.testing.assert_allclose(explainer.groups.paint(result).x, truth, rtol=0, atol=1e-6 * float(abs(truth).max()))
 
 
-def test_integrated_gradients_find_the_truth_where_no_step_holds_a_kink(explainer, ds, truth):
-    """Cut where any cell passes a breakpoint, the path has constant slopes between, and their mid-points are exact."""
-    one = ds.isel(sample=0)
+def test_integrated_gradients_find_the_truth_where_paths_are_cut_at_the_kinks(explainer, ds, truth):
+    result = explainer.gradients(ds, "integrated", kinks=separable.kinks(ds))
+    most = float(abs(truth).max())
+    np.testing.assert_allclose(result.attribution[0], truth, rtol=0, atol=1e-6 * most)
     with np.errstate(divide="ignore"):
-        kinks = (one.breakpoint / one.x).values.ravel()
-    cuts = np.unique(np.concatenate([[0, 1], kinks[(kinks > 0) & (kinks < 1)]]))
-    middle = xr.DataArray(0.5 * (cuts[1:] + cuts[:-1]), dims="sample")
-    path = one.drop_vars("sample").assign(x=middle * one.x.drop_vars("sample"))
-    slopes = explainer.gradients(path, "saliency").attribution.isel(channel=0)
-    found = one.x * (slopes * np.diff(cuts)[:, None, None]).sum("sample", skipna=False)
-    np.testing.assert_allclose(found, truth[0], rtol=0, atol=1e-6 * float(abs(truth).max()))
+        at = ds.breakpoint / ds.x
+    np.testing.assert_array_equal(result.rows, 1 + ((at > 0) & (at < 1)).sum(("knot", "lat", "lon")))
+    assert result.attrs["kinks"] == "x" and "rows_per_sample" not in result.attrs
+    lazy = explainer.gradients(ds.chunk(sample=2), "integrated", kinks=separable.kinks(ds), batch_rows=7)
+    assert lazy.attribution.chunks is not None
+    xr.testing.assert_allclose(lazy.compute().drop_attrs(), result.drop_attrs(), rtol=0, atol=1e-6 * most)
 
 
 def test_integrated_gradients_near_the_truth_in_proportion_to_their_steps(explainer, ds, truth):
-    off = [float(abs(explainer.gradients(ds, "integrated", steps=n).attribution[0] - truth).max()) for n in (16, 256)]
+    one, true = ds.isel(sample=[0]), truth[[0]]
+    off = [float(abs(explainer.gradients(one, "integrated", steps=n).attribution[0] - true).max()) for n in (16, 256)]
     # Kinks cost first order in the step, at places that differ from one number of steps to the next.
     assert off[1] < off[0] / 6 and off[1] < 0.02 * float(abs(truth).max())
 

@@ -59,7 +59,7 @@ def ale(
     model, ds, target, groups, layout, outputs, batch_rows, memory
         As for :func:`physml.explain.partial_dependence`.
     over
-        An input variable (at all offsets and levels), one channel such as ``"sst -1"``, or one of *groups*; or two of them for
+        An input variable (at all offsets and levels), one channel such as ``"sst -1"`` or ``"sst +0"``, or one of *groups*; or two of them for
         the second order: what they do together beyond the sum of what each does.
     bins
         Number of bins, of equally many samples as far as values are not tied; or their edges, beyond which samples do not
@@ -168,9 +168,17 @@ def _edges(bins: Bins, values: np.ndarray, chosen: Chosen) -> np.ndarray:
         if edges.size < 2:
             refuse(f"{chosen.name!r} does not vary", "samples with different values", edges[0], "choose another")
         return edges
-    edges = np.asarray(bins, "float64")
+    try:
+        edges = np.asarray(bins, "float64")
+    except (TypeError, ValueError):
+        edges = np.zeros(0)
     if edges.ndim != 1 or edges.size < 2 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
-        refuse("edges make no bins", "two or more finite numbers, increasing", edges, "sort them, each once")
+        refuse(
+            "edges make no bins",
+            "a whole number of bins, or two or more finite edges, increasing",
+            repr(bins) if not edges.ndim or not edges.size else edges,
+            "pass bins=20, or sort the edges, each once",
+        )
     return edges
 
 

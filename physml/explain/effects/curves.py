@@ -61,7 +61,7 @@ def partial_dependence(
     ds
         Inputs; members are samples too. Read block by block where lazy; the result is computed at once.
     over
-        What is varied: an input variable (at all offsets and levels), one channel such as ``"sst -1"``, or one of *groups*; or
+        What is varied: an input variable (at all offsets and levels), one channel such as ``"sst -1"`` or ``"sst +0"``, or one of *groups*; or
         two of them.
     groups
         Named groups, if *over* names one.
@@ -194,7 +194,7 @@ def ice(
     if len(case.chosen) != 1:
         refuse("over names two inputs", "one", over, "partial_dependence takes two")
     chosen, measure, packed = case.chosen[0], case.measure, case.rows.packed
-    given = None if isinstance(values, int) else values
+    given = None if isinstance(values, int | np.integer) else values
     grid = _grid(values if given is None else given, case.values[0] if given is None else np.zeros(1), mode, chosen)
     made = over_samples(
         case.layout,

@@ -27,7 +27,7 @@ import numpy as np
 import xarray as xr
 
 from physml import _progress
-from physml._errors import closest, refuse
+from physml._errors import closest, is_count, refuse
 from physml.explain.effects.resampling import (
     Length,
     block_numbers,
@@ -150,9 +150,8 @@ def permutation_importance(
     for what, value, known in (("kind", kind, KINDS), ("direction", direction, DIRECTIONS)):
         if value not in known:
             refuse(f"{what} {value!r} is unknown{closest(str(value), known)}", known, repr(value), "correct it")
-    if n_permutations < 1 or n_bootstrap < 0:
-        received = f"{n_permutations} and {n_bootstrap}"
-        refuse("too few permutations or resamples", "n_permutations >= 1, n_bootstrap >= 0", received, "leave them out")
+    if not is_count(n_permutations):
+        refuse("n_permutations is out of range", "a whole number >= 1", repr(n_permutations), "leave it out")
     adapted = adapt(model, layout, None, outputs)
     layout, measure, rule = adapted.layout, bind(target, adapted.outputs), score_of(score, better)
     if groups.owner.shape != (*layout.shape, len(layout.inputs)):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from physml._errors import refuse
+from physml._errors import is_count, refuse
 
 Length = int | str | None
 
@@ -44,11 +44,16 @@ def block_numbers(packed: xr.DataArray, sample: str, block: Length) -> np.ndarra
     elif isinstance(block, str):
         along = _by_date(packed[sample] if sample in packed.coords else None, block)
     else:
-        if block < 1:
-            refuse("block is not positive", "a number of samples >= 1", block, "leave it out for single samples")
+        if not is_count(block):
+            refuse(
+                "block is not positive",
+                "a whole number of samples >= 1, or a length of time",
+                repr(block),
+                "leave it out for single samples",
+            )
         along = np.arange(n) // block
     along = np.unique(along, return_inverse=True)[1]
-    if along[-1] == 0 and math.prod(outer[:-1]) == 1:
+    if block is not None and along[-1] == 0 and math.prod(outer[:-1]) == 1:
         refuse(f"block={block!r} holds all samples", f"two or more blocks in {n} samples", 1, "give a shorter block")
     return (np.arange(math.prod(outer[:-1]))[:, None] * (along[-1] + 1) + along).ravel()
 
@@ -122,6 +127,8 @@ def permutation(rng: np.random.Generator, blocks: np.ndarray, months: np.ndarray
     """
     n = len(blocks)
     pieces = np.split(np.arange(n), np.flatnonzero(np.diff(blocks)) + 1)
+    if len(pieces) == 1:
+        refuse("nothing can change places", "two or more samples, or blocks of them", 1, "pass more samples")
     if months is None:
         return np.concatenate([pieces[i] for i in _cycle(rng, len(pieces))])
     alike: dict[tuple[int, ...], list[np.ndarray]] = {}
@@ -152,6 +159,13 @@ def _cycle(rng: np.random.Generator, n: int) -> np.ndarray:
 
 def bootstrap_counts(rng: np.random.Generator, blocks: np.ndarray, n_bootstrap: int) -> np.ndarray:
     """Return how often each sample occurs in each resample of whole blocks, ``[resample, sample]`` int16."""
+    if not is_count(n_bootstrap, 0):
+        refuse(
+            "n_bootstrap is out of range",
+            "a whole number >= 0",
+            repr(n_bootstrap),
+            "leave it out, or 0 for no interval",
+        )
     _, which = np.unique(blocks, return_inverse=True)
     n = int(which.max()) + 1
     found = np.empty((n_bootstrap, n), "int16")

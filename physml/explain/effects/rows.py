@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from physml._errors import refuse
+from physml._errors import is_count, refuse
 from physml.explain.blocks import BLOCK_BYTES
 from physml.explain.models.valued import default_rows, valued
 from physml.explain.players.baselines import clean
@@ -127,8 +127,8 @@ class Answers:
     """
 
     def __init__(self, adapted: Adapted, measure: Measure, each: int, most: int, batch_rows: int | None = None) -> None:
-        if batch_rows is not None and batch_rows < 1:
-            refuse("batch_rows is not positive", ">= 1", batch_rows, "leave it out")
+        if batch_rows is not None and not is_count(batch_rows):
+            refuse("batch_rows is not positive", "a whole number >= 1", repr(batch_rows), "leave it out")
         # A compiled model sees one size of batch; others gain by large ones.
         self.fixed = adapted.compiled
         loose = int(np.clip(2**26 // max(each, 1), 1, LOOSE_ROWS))

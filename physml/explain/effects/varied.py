@@ -82,7 +82,7 @@ def choose(layout: Layout, over: str, groups: Groups | None = None) -> Chosen:
     layout
         Of the model.
     over
-        A group of *groups*; an input variable, at all its offsets and levels; or one input channel, such as ``"sst -1"``.
+        A group of *groups*; an input variable, at all its offsets and levels; or one input channel, such as ``"sst -1"`` or ``"sst +0"``.
     groups
         Named groups.
 
@@ -95,7 +95,10 @@ def choose(layout: Layout, over: str, groups: Groups | None = None) -> Chosen:
     """
     channels = layout.inputs
     known = {c.name: np.array([c.name == d.name for d in channels]) for c in channels}
-    known |= {str(c): np.array([c == d for d in channels]) for c in channels if str(c) not in known}
+    own = [
+        f"{c} +0" if str(c) in known else str(c) for c in channels
+    ]  # a variable has the name of its channel at offset 0
+    known |= {name: np.array([c == d for d in channels]) for name, c in zip(own, channels, strict=True)}
     if groups is not None and over in groups.names:
         mask = groups.owner == groups.names.index(over)
     elif over in known:

@@ -53,6 +53,7 @@ def activation_map(
     variables: list[Any],
     shape: tuple[int, ...],
     dtype: str,
+    scale: float = 1.0,
 ) -> Rows:
     """Return a function from inputs ``[row, *space, channel]`` to maps ``[row, *space]``, compiled once.
 
@@ -70,6 +71,8 @@ def activation_map(
         Keras variables that are read.
     shape, dtype
         Of the inputs, with the number of rows.
+    scale
+        What the target is divided by on the way, so that half precision holds it.
 
     Raises
     ------
@@ -77,8 +80,6 @@ def activation_map(
         Where there is no such layer, or its output lies on other dimensions than the inputs.
     """
     chosen, turn = choose(network, shape, dtype, layer)
-    # Weights of about one, since those of a mean over many cells would vanish in the half precision of a network.
-    scale = float(np.abs(weights).max()) or 1.0
     column = np.asarray(weights / scale, dtype).reshape(-1, 1)
 
     def run(x: Any, shift: Any | None) -> tuple[Any, Any]:
@@ -132,7 +133,7 @@ def resized(field: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 def choose(network: Any, shape: Sequence[int | None], dtype: str, name: str | None) -> tuple[Any, int]:
     """Return a layer and which of its calls is meant (the last), counted from 0."""
-    found = [(op, out) for op, _, out in operations(network, shape, dtype) if hasattr(out, "shape")]
+    found = [(op, out) for op, _, _, out in operations(network, shape, dtype) if hasattr(out, "shape")]
     fits = [op for op, out in found if len(out.shape) == len(shape) and isinstance(op, keras.layers.Layer)]
     wanted = (
         [op for op in fits if isinstance(op, CONVOLUTIONS)] if name is None else [op for op in fits if op.name == name]

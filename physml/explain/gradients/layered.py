@@ -12,7 +12,7 @@ import numpy as np
 from physml.explain.blocks import Block
 from physml.explain.gradients.kinds import Found, Kind
 from physml.explain.gradients.rows import in_batches
-from physml.explain.gradients.work import Work, keras_of
+from physml.explain.gradients.work import Work, gradient_scale, keras_of
 
 if TYPE_CHECKING:
     from physml.explain.explainer import Explainer
@@ -70,7 +70,8 @@ def _compile_map(explainer: Explainer, layer: str | None, shape: tuple[int, ...]
             return network(x)
         return model.through(x, lambda z, training=None: network(z), penalties=False)
 
-    return activation_map(_inner(model), through, weights, layer, list(model.variables), shape, dtype)
+    scale = gradient_scale(explainer, dtype)
+    return activation_map(_inner(model), through, weights, layer, list(model.variables), shape, dtype, scale)
 
 
 @dataclass(frozen=True)

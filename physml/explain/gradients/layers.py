@@ -47,6 +47,7 @@ POOLED = (
     *_named(layers, "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D"),
 )
 SINGLE = (layers.ReLU, layers.LeakyReLU, layers.ELU, layers.PReLU)
+DIVISIONS = ("Divide", "TrueDivide")
 AFFINE = (layers.Rescaling, layers.Normalization, layers.BatchNormalization)
 OPERATIONS: dict[str, Callable[[Callable[..., Any]], Part]] = {
     **dict.fromkeys("Reshape Transpose Concatenate GetItem Pad Squeeze ExpandDims Flip Roll".split(), Moved),
@@ -66,7 +67,8 @@ def parts_of(op: Any, *args: Any, **kwargs: Any) -> tuple[list[Part], list[Signa
     NotImplementedError
         For an operation that relevance cannot pass; :func:`check` says so in words, before anything is computed.
     """
-    signals = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Signal)]
+    # What comes in twice, as in x + x, is one input.
+    signals = list(dict.fromkeys(leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Signal)))
 
     def again(*tensors: Any) -> Any:
         given = dict(zip(map(id, signals), tensors, strict=True))
@@ -81,7 +83,7 @@ def parts_of(op: Any, *args: Any, **kwargs: Any) -> tuple[list[Part], list[Signa
         folded = maker.part.folded(factor, shift) if axis == len(signals[0].tensor.shape) - 1 else None
         if folded is not None:
             return [folded], maker.sources
-    parts = _parts(op, again, len(signals))
+    parts = _parts(op, again, len(signals), bool(args) and isinstance(args[0], Signal))
     if parts is None:
         raise NotImplementedError(type(op).__name__)
     return parts, signals
@@ -103,8 +105,8 @@ def check(network: Any, shape: Sequence[int | None], dtype: str) -> None:
         Naming every such layer and its type, what is supported, and the remedy.
     """
     bad = {}
-    for op, count, _ in operations(network, shape, dtype):
-        if _parts(op, op, count) is None:
+    for op, count, first, _ in operations(network, shape, dtype):
+        if _parts(op, op, count, first) is None:
             why = getattr(getattr(op, "activation", None), "__name__", None)
             bad[op.name] = f"{op.name!r} ({type(op).__name__}{f', activation {why}' if why else ''})"
     if bad:
@@ -118,7 +120,7 @@ def check(network: Any, shape: Sequence[int | None], dtype: str) -> None:
         )
 
 
-def operations(network: Any, shape: Sequence[int | None], dtype: str) -> list[tuple[Any, int, Any]]:
+def operations(network: Any, shape: Sequence[int | None], dtype: str) -> list[tuple[Any, int, bool, Any]]:
     """Return the operations of a network in the order of its graph, those of nested models too.
 
     A model that is no graph of layers (a subclass with a ``call`` of its own) is one operation.
@@ -126,27 +128,29 @@ def operations(network: Any, shape: Sequence[int | None], dtype: str) -> list[tu
     Returns
     -------
     list of tuple
-        Operation, how many tensors it takes, and the shape and type of its output (a ``keras.KerasTensor``).
+        Operation, how many tensors it takes, whether its first argument is one, and the shape and type of its output (a
+        ``keras.KerasTensor``).
     """
-    found: list[tuple[Any, int, Any]] = []
+    found: list[tuple[Any, int, bool, Any]] = []
 
     def visit(op: Any, *args: Any, **kwargs: Any) -> Any:
         count = sum(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten((args, kwargs)))
-        found.append((op, count, op.compute_output_spec(*args, **kwargs)))
-        return found[-1][2]
+        first = bool(args) and isinstance(args[0], keras.KerasTensor)
+        found.append((op, count, first, op.compute_output_spec(*args, **kwargs)))
+        return found[-1][-1]
 
     replay(network, keras.KerasTensor(tuple(shape), dtype), visit)
     return found
 
 
-def _parts(op: Any, again: Callable[..., Any], inputs: int) -> list[Part] | None:
-    """Return the parts of an operation on that many signals; None where relevance cannot pass it."""
+def _parts(op: Any, again: Callable[..., Any], inputs: int, first: bool) -> list[Part] | None:
+    """Return the parts of an operation on that many signals, its first argument one or not; None where relevance cannot pass it."""
     if (kernels := _with_kernels(op)) is not None:
         known, activation = _cellwise(op)
         if not known:
             return None
-        *first, last = kernels
-        return [*first, Linear(last.apply, last.kernel, last.bias, last.scaled, activation)]
+        *before, last = kernels
+        return [*before, Linear(last.apply, last.kernel, last.bias, last.scaled, activation)]
     if isinstance(op, layers.Activation):
         known, activation = _cellwise(op)
         return [Single(activation or (lambda x: x))] if known else None
@@ -162,7 +166,8 @@ def _parts(op: Any, again: Callable[..., Any], inputs: int) -> list[Part] | None
     name = type(op).__name__
     if isinstance(op, layers.Layer) or not type(op).__module__.startswith("keras."):
         return None
-    if inputs == 1 and name in ("Add", "Subtract", "Multiply", "Divide"):  # the other one is a constant
+    # The other one is a constant; a constant over a signal is no affine function of it.
+    if inputs == 1 and (name in ("Add", "Subtract", "Multiply", "Negative") or (first and name in DIVISIONS)):
         return [Affine(again)]
     return [OPERATIONS[name](again)] if name in OPERATIONS else None
 

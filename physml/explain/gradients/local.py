@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from physml._errors import refuse
+from physml._errors import is_count, refuse
 from physml.explain.blocks import Block
 from physml.explain.gradients.kinds import Found, Kind, added_up
 from physml.explain.gradients.rows import Moments, Rows, in_batches
@@ -53,7 +53,7 @@ class SmoothGrad(Kind):
     ----------
     noise
         Standard deviation of the noise: a number is the fraction of the range of each channel over the valid cells of the
-        sample; an array ``[channel]`` or a mapping from variables is in the units of the inputs.
+        sample, which tells nothing without dimensions of space; an array ``[channel]`` or a mapping from variables is in the units of the inputs.
     copies, seed
         Number of copies, and seed of the noise.
     absolute
@@ -80,8 +80,9 @@ class SmoothGrad(Kind):
 
     def prepare(self, explainer: Explainer, shape: tuple[int | None, ...], dtype: str) -> dict[str, Any]:
         """Check the noise."""
-        if self.copies < 2:
-            refuse("smoothgrad: copies are too few for a standard error", ">= 2", self.copies, "pass copies=32")
+        if not is_count(self.copies, 2):
+            whole = "a whole number >= 2"
+            refuse("smoothgrad: copies are too few for a standard error", whole, repr(self.copies), "pass copies=32")
         names = [c.name for c in explainer.layout.inputs]
         known = isinstance(self.noise, Mapping) and set(self.noise) == set(names)
         if (isinstance(self.noise, Mapping) and not known) or np.shape(self._std(names)) not in ((), (len(names),)):
@@ -91,12 +92,23 @@ class SmoothGrad(Kind):
                 self.noise,
                 "pass noise=0.15, or noise={'name': std in its units}",
             )
+        if not explainer.layout.space and np.ndim(self._std(names)) == 0 and self._std(names) > 0:
+            refuse(
+                "smoothgrad: a fraction of the range over space says nothing where there is no space",
+                f"a standard deviation for each of {', '.join(dict.fromkeys(names))}",
+                f"noise={self.noise}",
+                f"pass noise={{{names[0]!r}: std in its units, ...}}",
+            )
         if not (np.isfinite(self._std(names)).all() and (self._std(names) >= 0).all()):
             refuse("smoothgrad: noise is not a standard deviation", ">= 0", self.noise, "pass noise=0.15")
         return {"noise": str(self.noise), "replicates": self.copies}
 
     def _std(self, names: list[str]) -> np.ndarray:
-        return np.asarray([self.noise[n] for n in names] if isinstance(self.noise, Mapping) else self.noise, float)
+        given = [self.noise[n] for n in names] if isinstance(self.noise, Mapping) else self.noise
+        try:
+            return np.asarray(given, float)
+        except (TypeError, ValueError):  # no number at all
+            return np.full(len(names), np.nan)
 
     def explain(self, work: Work, block: Block) -> Found:
         """Return the mean gradient around every sample."""

@@ -114,7 +114,7 @@ def relevance(
         return r, ops.zeros_like(r), ops.zeros((shape[0], weights.size), "float32")
 
     def inside(x: Any) -> tuple[Any, ...]:
-        spec = operations(network.network, shape, network.compute_dtype)[-1][2]
+        spec = operations(network.network, shape, network.compute_dtype)[-1][-1]
         nothing = ops.zeros((shape[0], *spec.shape[1:]), network.compute_dtype)
         scaled: list[Any] = []
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from physml._errors import closest, describe
+from physml._errors import closest, describe, is_count
 from physml.explain.blocks import Block
 from physml.explain.gradients.kinds import Found, Kind
 from physml.explain.gradients.rows import Rows, in_batches
@@ -163,6 +163,15 @@ def windows(
     """
     strides = strides or {}
     for what, given in (("patches", sizes), ("strides", strides)):
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                describe(
+                    f"occlusion: {what} do not name their dimensions",
+                    expected=f"cells along each of {tuple(layout_space)}",
+                    received=repr(given),
+                    remedy=f"pass {what}={{{layout_space[0]!r}: 2}}" if layout_space else f"leave {what} out",
+                )
+            )
         if unknown := [d for d in given if d not in layout_space]:
             raise ValueError(
                 describe(
@@ -176,13 +185,14 @@ def windows(
     for dim, cells in zip(layout_space, shape, strict=True):
         size = sizes.get(dim, cells)
         stride = strides.get(dim, size)
-        if not (1 <= stride <= size and int(size) == size and int(stride) == stride):
+        if not (is_count(size) and is_count(stride) and stride <= size):
             raise ValueError(
                 describe(
                     f"occlusion: windows along {dim!r} leave cells out",
                     expected="whole numbers, 1 <= stride <= size",
-                    received=f"size {size}, stride {stride}",
-                    remedy=f"leave strides out, or pass at most {size}",
+                    received=f"size {size!r}, stride {stride!r}",
+                    remedy="leave strides out"
+                    + (f", or pass at most {size}" if is_count(size) else f", and pass patches={{{dim!r}: 2}}"),
                 )
             )
         starts = list(range(0, max(cells - size, 0) + 1, stride))

@@ -146,7 +146,8 @@ class Pooled:
         """Return the relevance of every input."""
         if rule.name == "zplus":
             signs = self.signs or (1,) * len(inputs)
-            inputs = [_positive(a) if s > 0 else _negative(a) for s, a in zip(signs, inputs, strict=True)]
+            # Fewer inputs than signs: x - x, of which nothing is left.
+            inputs = [_positive(a) if s > 0 else _negative(a) for s, a in zip(signs, inputs, strict=False)]
         pulled = [vjp(at, a) for at, a in zip(_each(self.function, inputs), inputs, strict=True)]
         ratio = rule.ratio(relevance, pulled[0][0])
         return [a * pull(ratio) for a, (_, pull) in zip(inputs, pulled, strict=True)]
@@ -158,7 +159,9 @@ def _each(function: Callable[..., Any], inputs: list[Any]) -> list[Callable[[Any
 
 
 def _put(function: Callable[..., Any], inputs: list[Any], i: int, a: Any) -> Any:
-    return function(*inputs[:i], a, *inputs[i + 1 :])
+    # Two inputs may be one tensor, which a layer returned as it came: only the one that is asked for is differentiated.
+    fixed = [ops.stop_gradient(b) for b in inputs]
+    return function(*fixed[:i], a, *fixed[i + 1 :])
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,12 @@ def spans(keys: np.ndarray) -> Iterator[tuple[int, slice]]:
 
 
 def input_gradient(
-    tensors: Callable[[Any], Any], weights: np.ndarray, variables: list[Any], shape: tuple[int, ...], dtype: str
+    tensors: Callable[[Any], Any],
+    weights: np.ndarray,
+    variables: list[Any],
+    shape: tuple[int, ...],
+    dtype: str,
+    scale: float = 1.0,
 ) -> Rows:
     """Return the gradient, in the inputs of each row, of a linear functional of a model's output; compiled once.
 
@@ -64,6 +69,8 @@ def input_gradient(
         Keras variables that *tensors* reads.
     shape, dtype
         Of the rows, with their number.
+    scale
+        What the functional is divided by on the way, so that half precision holds it.
 
     Returns
     -------
@@ -74,8 +81,6 @@ def input_gradient(
 
     from physml._backend import vjp
 
-    # Weights of about one, since those of a mean over many cells would vanish in the half precision of a network.
-    scale = float(np.abs(weights).max()) or 1.0
     column = np.asarray(weights / scale, dtype).reshape(-1, 1)
 
     def function(x: Any) -> tuple[Any]:

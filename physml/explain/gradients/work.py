@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -84,9 +85,49 @@ class Work:
 def _compile_gradient(explainer: Explainer, shape: tuple[int, ...], dtype: str) -> Any:
     adapted, weights = explainer.adapted, explainer.measure.weights
     assert adapted.tensors is not None and weights is not None
-    return input_gradient(adapted.tensors, weights, list(getattr(keras_of(adapted), "variables", [])), shape, dtype)
+    variables, scale = list(getattr(keras_of(adapted), "variables", [])), gradient_scale(explainer, dtype)
+    return input_gradient(adapted.tensors, weights, variables, shape, dtype, scale)
 
 
 def keras_of(adapted: Adapted) -> Any:
     """Return the Keras model or layer behind an adapted model, whatever inputs it takes; None where there is none."""
     return adapted.network if adapted.network is not None else getattr(adapted.call, "model", None)
+
+
+def gradient_scale(explainer: Explainer, dtype: str) -> float:
+    """Return a power of two near the greatest derivative of the target in the output of the network, at the baseline.
+
+    Divided by it, gradients inside the network are about one. A mean over many cells, or a field of 1e-9 kg kg-1, would vanish in a
+    network of half precision otherwise.
+    """
+    adapted, weights = explainer.adapted, explainer.measure.weights
+    assert weights is not None
+    size, model = float(np.abs(weights).max()), adapted.network
+    half = hasattr(model, "through") and any("16" in str(layer.compute_dtype) for layer in model._flatten_layers())
+    if half:  # what a FieldModel's scaling, head and laws make of the output of its network
+        size = _around_network(model, np.asarray(weights).reshape(-1, 1), explainer.baseline.rows[:1], dtype) or size
+    return float(2.0 ** np.round(np.log2(size))) if np.isfinite(size) and size > 0 else 1.0
+
+
+def _around_network(model: Any, column: np.ndarray, row: np.ndarray, dtype: str) -> float:
+    from keras import ops
+
+    from physml._backend import float64, vjp
+
+    with float64() if dtype == "float64" else contextlib.nullcontext():
+        x = ops.convert_to_tensor(row.astype(dtype))
+        seen: list[Any] = []
+
+        def look(z: Any, training: Any = None) -> Any:
+            seen.append(model.network(z))
+            return seen[-1]
+
+        def value(n: Any) -> Any:
+            y = model.through(x, lambda z, training=None: n, penalties=False)
+            return ops.matmul(ops.cast(ops.reshape(y, (1, -1)), dtype), column.astype(dtype))
+
+        model.through(x, look, penalties=False)
+        if not hasattr(seen[0], "shape"):  # a head may take several tensors
+            return 0.0
+        _, pull = vjp(value, ops.cast(seen[0], dtype))
+        return float(np.abs(ops.convert_to_numpy(pull(ops.ones((1, 1), dtype)))).max())

@@ -50,10 +50,14 @@ class Metric:
         packed = layout.pack(background, "inputs")
         outer = [d for d in packed.dims if d not in (*layout.space, "channel")]
         n = int(np.prod([packed.sizes[d] for d in outer]))
-        if n < 2 or not 0 <= modes < min(n, cells.sum()):
+        if not cells.any():
+            refuse("no input may change", "one valid cell or more", "none", "name inputs in vary, or leave it out")
+        if n < 2:
+            refuse("the background is too short", "2 samples or more", n, "pass the training data")
+        if not 0 <= modes < min(n, cells.sum()):
             refuse(
                 f"the background is too short for {modes} modes",
-                f"2 samples or more, and 0 <= modes < {min(n, int(cells.sum()))}",
+                f"0 <= modes < {min(n, int(cells.sum()))}",
                 f"{n} samples, modes={modes}",
                 "pass more samples, or fewer modes",
             )

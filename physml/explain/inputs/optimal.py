@@ -33,9 +33,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from physml._errors import closest, describe, refuse
+from physml._errors import closest, describe, is_count, refuse
 from physml.explain.blocks import over_samples, samples_at_a_time
 from physml.explain.gradients.rows import Late, compiled_rows
+from physml.explain.gradients.work import gradient_scale, keras_of
 from physml.explain.inputs.descent import Descent, Goal, descend
 from physml.explain.inputs.metric import Metric
 from physml.explain.models.valued import default_rows
@@ -122,6 +123,9 @@ def backward_optimisation(
     for name, (value, lowest) in numbers.items():
         if not (np.isfinite(value) and value >= lowest):
             refuse(f"{name} is out of range", f"a number >= {lowest:g}", value, f"leave {name} out")
+    for name, count in (("steps", steps), ("modes", modes)):
+        if not is_count(count, 0):
+            refuse(f"{name} is out of range", "a whole number", repr(count), f"leave {name} out")
     varied = _varied(layout, vary)
     metric = Metric.of(layout, background, varied, modes)
     packed, _ = explainer.read(start)
@@ -156,7 +160,8 @@ def _compile(explainer: Explainer, shape: tuple[int, ...], dtype: str) -> Any:
 
     adapted = explainer.adapted
     assert adapted.tensors is not None and explainer.measure.weights is not None
-    tensors, column = adapted.tensors, np.asarray(explainer.measure.weights, dtype).reshape(-1, 1)
+    tensors, scale = adapted.tensors, gradient_scale(explainer, dtype)
+    column = np.asarray(explainer.measure.weights / scale, dtype).reshape(-1, 1)
 
     def function(x: Any) -> tuple[Any, Any]:
         def value(x: Any) -> Any:
@@ -165,15 +170,23 @@ def _compile(explainer: Explainer, shape: tuple[int, ...], dtype: str) -> Any:
         f, pull = vjp(value, x)
         return f[:, 0], pull(ops.ones((shape[0], 1), dtype))
 
-    return compiled_rows(function, list(getattr(adapted.network, "variables", [])), shape, dtype)
+    run = compiled_rows(function, list(getattr(keras_of(adapted), "variables", [])), shape, dtype)
+    return lambda rows: tuple(a.astype("float64") * scale for a in run(rows))
 
 
 def _goal(aim: str | float, within: float | None, penalty: float) -> Goal:
-    if not isinstance(aim, str):
-        return Goal(value=float(aim))
-    if aim not in AIMS:
-        refuse(f"aim {aim!r} is unknown{closest(aim, AIMS)}", f"one of {AIMS}, or a value", repr(aim), "aim='greatest'")
-    if (within is None or not within > 0) and not penalty > 0:
+    if within is not None and not within > 0:
+        refuse("within is not positive", "> 0, in typical departures of the background", within, "pass within=0.5")
+    if not isinstance(aim, str) or aim not in AIMS:
+        try:
+            value = math.nan if isinstance(aim, str) else float(aim)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not math.isfinite(value):
+            near = closest(aim, AIMS) if isinstance(aim, str) else ""
+            refuse(f"aim {aim!r} is unknown{near}", f"one of {AIMS}, or a finite value", repr(aim), "aim='greatest'")
+        return Goal(value=value)
+    if within is None and not penalty > 0:
         refuse(
             "nothing bounds the distance from the start",
             "within > 0, or penalty > 0",

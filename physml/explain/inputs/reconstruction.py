@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from physml._errors import describe, refuse
+from physml._errors import describe, is_count, refuse
 from physml.explain.blocks import Block, over_samples, samples_at_a_time
 from physml.explain.gradients.rows import in_batches
 from physml.explain.inputs.metric import spread_of
@@ -81,8 +81,8 @@ def novelty(
     """
     if not 0 < quantile < 1:
         refuse("quantile is out of range", "a number in (0, 1)", quantile, "pass quantile=0.99")
-    if batch_rows is not None and batch_rows < 1:
-        refuse("batch_rows is not positive", ">= 1", batch_rows, "leave it out")
+    if batch_rows is not None and not is_count(batch_rows):
+        refuse("batch_rows is not positive", "a whole number >= 1", repr(batch_rows), "leave it out")
     adapted = adapt(autoencoder, layout)
     layout = adapted.layout
     same = _reconstructed(adapted)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from physml._errors import describe, refuse
+from physml._errors import describe, is_count, refuse
 from physml.explain.blocks import Block, advance, over_samples, samples_at_a_time
 from physml.explain.models.valued import default_rows
 from physml.explain.result import Part, label
@@ -66,8 +66,8 @@ def estimated(
                 remedy="leave it out for 'auto'",
             )
         )
-    if batch_rows is not None and batch_rows < 1:
-        refuse("batch_rows is not positive", ">= 1", batch_rows, "leave it out")
+    if batch_rows is not None and not is_count(batch_rows):
+        refuse("batch_rows is not positive", "a whole number >= 1", repr(batch_rows), "leave it out")
     first = stopping.first(estimator, n_groups, n_slots)
     each = 1 + first * estimator.rows_each(n_groups, n_slots)
     exact = estimator.pairs is None
