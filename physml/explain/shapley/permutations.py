@@ -27,7 +27,8 @@ class PairedPermutations:
     nine times in ten: those of :class:`physml.explain.PairedKernel` do not suffer from it.
 
     Costs ``2 pairs (G - 1)`` model rows a sample. Each sample has its own orders. Several baseline rows are dealt evenly
-    over the pairs, whose number is rounded up to a multiple of theirs.
+    over the pairs, whose number is rounded up to a multiple of theirs. Where they are very unlike and each has few pairs (three,
+    say), 95 % intervals may hold the truth only nine times in ten.
 
     Parameters
     ----------
