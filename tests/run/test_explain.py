@@ -104,7 +104,7 @@ def test_the_page_says_what_was_asked_and_how_sure_it_is(explained):
     assert page.count("data:image/png;base64,") == 5
     for words in (
         "4 groups of inputs",
-        "over lat -30 to 30, lon 120 to 240",
+        "over 30°S to 30°N, 120°E to 120°W, 30 days ahead",
         "3 samples (seed 0)",
         "exact Shapley values",
         "round-off",
@@ -280,7 +280,8 @@ def test_a_setting_reads_as_a_call(text):
 def test_a_setting_may_be_a_mapping():
     call = settings.read_call({"box_mean": {"name": "sst", "lat": [-5, 5]}}, "target")
     assert call.name == "box_mean" and call.named["lat"] == [-5, 5]
-    assert settings.read_target({"box_mean": {"name": "sst", "lat": [-5, 5]}}).label == "mean of {} over lat -5 to 5"
+    target = settings.read_target({"box_mean": {"name": "sst", "lat": [-5, 5]}})
+    assert str(target) == "mean of sst over 5°S to 5°N"
 
 
 def test_samples_are_a_number_a_range_or_all():
