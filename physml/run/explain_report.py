@@ -22,6 +22,8 @@ ROUND_OFF = 1e-5
 """Part of the largest contribution below which what is left over is called round-off."""
 SHARED = 8.0
 """How much larger the greatest contribution of one map may be than that of another on the same colour scale."""
+FEW = 60
+"""Regions of one map up to which the maps are there to be compared, and so share a scale."""
 Figures = dict[str, tuple["Figure", str]]
 
 
@@ -130,7 +132,7 @@ def explanation_table(result: xr.Dataset, most: int = 40) -> list[dict[str, Any]
     rows = []
     for i in np.argsort(-abs(size).values, kind="stable")[:most]:
         row: dict[str, Any] = {"group": style.shown(str(phi["group"].values[i]))}
-        row[f"mean {kind}{units}" if many else f"{kind}{units}"] = round(float(mean[i]), decimals)
+        row[f"mean {kind}{units}" if many else f"{kind}{units}"] = round(float(mean[i]), decimals) + 0.0
         if not sure:
             row["95 % interval"] = _interval(float(mean[i]), float(half[i]))
         if many:
@@ -196,7 +198,11 @@ def explanation_figures(
     count = int(np.prod([phi.sizes[d] for d in outer]))
     if not space and outer and count >= 8:
         colour = "" if values is None else " Colour: the inputs of the group."
-        figure = plot.beeswarm(result, values=values, title=f"{kind.capitalize()}s of every prediction")
+        figure = plot.beeswarm(
+            result,
+            values=values,
+            title=f"{kind.capitalize()}s {'to' if kind == 'contribution' else 'of'} every prediction",
+        )
         drawn["beeswarm"] = (figure, f"One dot for each of {count} predictions, by group.{colour}")
     if not space and len(outer) == 1 and phi.sizes[outer[0]] >= 4:
         figure = plot.time_by_group(result, title=f"{kind.capitalize()}s by {outer[0]}")
@@ -236,6 +242,8 @@ def _alike(phi: xr.DataArray) -> bool | None:
     along = next((d for d in ("group", "channel") if d in phi.dims), None)
     if along is None or "channel_units" in phi.coords:
         return None
+    if np.unique(phi.values[np.isfinite(phi.values)]).size <= FEW * phi.sizes[along]:
+        return True
     most = abs(phi).max([d for d in phi.dims if d != along]).values
     return bool(most[most > 0].min(initial=np.inf) > most.max() / SHARED)
 
