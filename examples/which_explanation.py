@@ -66,7 +66,7 @@ def explanations(explainer, known: xr.Dataset, test: xr.Dataset, pairs: tuple[in
 
     found = {
         "gradient": cells("saliency"),
-        "input × gradient": cells("input_x_gradient"),
+        "input x gradient": cells("input_x_gradient"),
         "LRP, epsilon": cells("lrp", epsilon=1e-3),
         "integrated gradients": cells("integrated", steps=32),
     }
