@@ -132,35 +132,26 @@ def figure(names, regional, observed, skill, ends, lagged, painted, path: Path) 
     """Draw forecasts and what made them over time, and one of them by months and by patches."""
     import matplotlib.pyplot as plt
 
-    fig = plt.figure(figsize=(16, 9), layout="constrained")
+    from physml import plot
+
+    fig = plt.figure(figsize=(17, 10), layout="constrained")
     left, right = fig.add_gridspec(1, 2, width_ratios=(1, 1.05), wspace=0.06)
     left, right = left.subgridspec(2, 1, height_ratios=(1, 1.6)), right.subgridspec(2, 1, height_ratios=(1, 1))
     lines, heat = fig.add_subplot(left[0]), fig.add_subplot(left[1])
     dots, chart = fig.add_subplot(right[0]), fig.add_subplot(right[1])
-    time = regional.valid_time.values
 
+    over = regional.sel(group=names).swap_dims(time="valid_time")
+    plot.time_by_group(over, ax=heat, title="What each region brings, against the climatology of the month")
+    heat.set_xlabel("month forecast", fontsize=12)
     lines.axhline(0, color="0.6", lw=0.8)
-    lines.plot(time, observed, color="0.55", lw=1.6, label="observed")
-    lines.plot(time, regional.prediction - regional.base_value, color="#0072B2", lw=2, label="forecast")
-    lines.legend(frameon=False, ncols=2, loc="upper right", fontsize=11)
-    lines.set_ylabel("Niño 3.4 anomaly [°C]", fontsize=12)
+    lines.plot(over.valid_time, observed, color="0.55", lw=1.6, label="observed")
+    lines.plot(over.valid_time, over.prediction - over.base_value, color="#0072B2", lw=2, label="forecast")
+    lines.legend(frameon=False, ncols=2, loc="upper right", fontsize=12)
+    lines.set_ylabel("Niño 3.4 anomaly [°C]", fontsize=14)
     lines.set_ylim(top=1.25 * max(2.0, float(np.abs(observed).max())))
     beside = f"damped persistence {skill['damped persistence']:.2f}"
-    title = f"{LEAD} months ahead: rmse {skill['network']:.2f} °C; {beside}"
-    lines.set_title(title, loc="left", fontsize=13)
-    lines.tick_params(labelbottom=False)
-
-    phi = regional.attribution.sel(group=names)
-    limit = float(abs(phi).max())
-    edges = np.append(time, time[-1] + (time[-1] - time[-2]))
-    shade = heat.pcolormesh(edges, np.arange(len(names) + 1) - 0.5, phi, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    heat.set_yticks(range(len(names)), names)
-    heat.invert_yaxis()
-    heat.set_title("What each region brings, against the climatology of the month", loc="left", fontsize=13)
-    heat.set_xlabel("month forecast", fontsize=12)
-    fig.colorbar(shade, ax=heat, location="bottom", shrink=0.7, aspect=40).set_label("contribution [°C]", fontsize=12)
-    lines.set_xlim(edges[0], edges[-1])
-    heat.set_xlim(edges[0], edges[-1])
+    lines.set_title(f"{LEAD} months ahead: rmse {skill['network']:.2f} °C; {beside}", loc="left", fontsize=14)
+    lines.set_xlim(over.valid_time.values[[0, -1]])
 
     month = str(lagged.valid_time.dt.strftime("%B %Y").values[0])
     dots.axvline(0, color="0.3", lw=1)
@@ -173,25 +164,18 @@ def figure(names, regional, observed, skill, ends, lagged, painted, path: Path) 
         dots.axhline(y, color="0.9", lw=0.8)
     dots.set_yticks(range(len(names)), names)
     dots.invert_yaxis()
-    dots.legend(frameon=True, framealpha=1, edgecolor="white", fontsize=11, loc="upper left")
-    dots.set_title(f"The forecast of {month}: which region, which month", loc="left", fontsize=13)
+    dots.legend(frameon=True, framealpha=1, edgecolor="white", fontsize=12, loc="best")
+    dots.set_title(f"The forecast of {month}: which region, which month", loc="left", fontsize=14)
     half = float((ends.upper - ends.lower).max() / 2)
-    dots.set_xlabel(f"contribution [°C], with 95 % intervals of at most ±{half:.3f} °C", fontsize=12)
+    dots.set_xlabel(f"contribution [°C], with 95 % intervals of at most ±{half:.3f} °C", fontsize=14)
 
-    limit = float(abs(painted).max())
-    shade = chart.pcolormesh(painted.lon, painted.lat, painted, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    chart.set(facecolor="0.78", xticks=range(0, 361, 60), yticks=range(-30, 61, 30))
-    chart.set_xlabel("longitude [°E]", fontsize=12)
-    chart.set_ylabel("latitude [°N]", fontsize=12)
+    title = "The same by patches of 8° by 16°; box: Niño 3.4"
+    label = "contribution of a patch, all three months [°C]"
+    plot.maps(painted, diverging=True, ax=chart, title=title, label=label)
     chart.plot([190, 240, 240, 190, 190], [-5, -5, 5, 5, -5], color="black", lw=1.5)
-    chart.set_title("The same by patches of 8° by 16°; box: Niño 3.4", loc="left", fontsize=13)
-    fig.colorbar(shade, ax=chart, location="bottom", shrink=0.7, aspect=40).set_label(
-        "contribution of a patch, all three months [°C]", fontsize=12
-    )
     for ax in (lines, dots):
         ax.spines[["top", "right"]].set_visible(False)
-    for ax in (lines, heat, dots, chart):
-        ax.tick_params(labelsize=11)
+        ax.tick_params(labelsize=12)
     fig.savefig(path, dpi=150)
 
 

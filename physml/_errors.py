@@ -26,7 +26,8 @@ def describe(what: str, *, expected: object, received: object, remedy: str) -> s
     >>> describe("batch_size is not positive", expected=">= 1", received=0, remedy="pass batch_size=32")
     'batch_size is not positive. Expected: >= 1. Received: 0. Remedy: pass batch_size=32.'
     """
-    return f"{what}. Expected: {expected}. Received: {received}. Remedy: {remedy}."
+    what += "" if what.endswith("?") else "."
+    return f"{what} Expected: {expected}. Received: {received}. Remedy: {remedy}."
 
 
 def refuse(what: str, expected: object, received: object, remedy: str) -> NoReturn:

@@ -142,7 +142,7 @@ def test_importances_by_pass_share_the_rows_of_the_first():
 def test_a_group_without_importance_has_its_number_on_the_side_of_the_others():
     ax = plot.importance(importances([0.5, -0.01])).axes[0]
     places = {t.get_text(): t.xy[0] for t in ax.texts}
-    assert places["0.5"] == 0.5 and places[f"{MINUS}0.01"] == 0.0
+    assert places["0.50"] == 0.5 and places[f"{MINUS}0.01"] == 0.0
 
 
 def test_replicates_of_an_importance_become_its_mean_and_interval():

@@ -56,7 +56,7 @@ def test_bars_are_sorted_signed_and_carry_their_interval():
     assert widths(figure.axes[0]) == [-0.5, 0.3, 0.1]
     np.testing.assert_allclose(whiskers(figure.axes[0]), [1.96 * 0.01, 1.96 * 0.02], rtol=1e-4)
     said = texts(figure)
-    assert "attribution [kg m⁻³]" in said and "prediction 0.9 = baseline 1 + sum of the bars" in said
+    assert "attribution [kg m⁻³]" in said and "prediction 0.9 = baseline 1.0 + sum of the bars" in said
     assert f"{MINUS}0.5" in said and "+0.3" in said
 
 
@@ -244,6 +244,32 @@ def test_one_far_cell_does_not_bleach_the_map():
     assert plot.attribution_maps(found, limits=(-1.0, 1.0)).axes[0].collections[1].get_clim() == (-1.0, 1.0)
 
 
+def test_a_region_that_holds_all_attributions_is_drawn_in_full():
+    phi = xr.zeros_like(cells().attribution.isel(channel=[0])).fillna(0) + 1e-6
+    phi[0, 2, 3:6] = [1.0, 2.0, 3.0]
+    figure = plot.attribution_maps(phi.to_dataset(name="attribution"))
+    assert figure.axes[0].collections[1].get_clim() == (-3.0, 3.0)
+
+
+def test_derivatives_by_inputs_of_other_units_have_a_scale_each_in_their_units():
+    units = ["degC / (m s-1)", "1", "degC / (m s-1)", "1"]
+    found = cells().assign_coords(channel_units=("channel", units))
+    figure = plot.attribution_maps(found)
+    assert len({ax.collections[1].get_clim() for ax in figure.axes[:4]}) == 4
+    assert texts(figure).count("derivative [°C / (m s⁻¹)]") == 2
+    assert len({ax.collections[1].get_clim() for ax in plot.attribution_maps(found, share=True).axes[:4]}) == 1
+
+
+def test_rows_over_time_and_one_map_are_drawn_into_given_axes():
+    upper, lower = plot.curves({"a": xr.DataArray([1.0, 2.0], dims="t")}).subplots(2)
+    plot.time_by_group(explained(3, 6), ax=upper, title="What each brings")
+    plot.maps(cells().attribution[0], ax=lower, title="Where")
+    assert rows(upper) == [f"sst, box {i}" for i in range(3)]
+    assert (upper.get_title(loc="left"), lower.get_title(loc="left")) == ("What each brings", "Where")
+    with pytest.raises(ValueError, match=r"axes hold one map.*4 maps"):
+        plot.maps(cells().attribution, col="channel", ax=lower)
+
+
 @pytest.fixture
 def coastline(tmp_path, monkeypatch):
     """Put one coastline where cartopy looks for those already there."""
@@ -296,6 +322,13 @@ def test_names_break_after_commas_into_lines_of_about_one_length():
     assert wrapped(long) == "sea surface temperature,\nlag 1 months, tropical Pacific, east"
     words = wrapped("a name without any comma that is longer than one line")
     assert words.count("\n") == 1 and max(map(len, words.split("\n"))) <= 32
+    label = "importance: change of root mean square error of flux"
+    assert wrapped(label, 30).replace("\n", " ") == label
+
+
+def test_numbers_of_a_figure_have_the_decimals_of_its_largest():
+    ax = plot.bars(one(values=(1.234, -0.0456, 2e-12), stderr=(0.0, 0.0, 0.0))).axes[0]
+    assert {t.get_text() for t in ax.texts} == {"+1.23", f"{MINUS}0.05", "0"}
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,11 @@ class Explainer:
             )
         return self.groups
 
-    def read(self, ds: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray | None]:
-        """Return the samples of *ds* ``[*members, sample, *space, channel]``, and their own baselines where they have some."""
+    def read(self, ds: xr.Dataset, compared: bool = True) -> tuple[xr.DataArray, xr.DataArray | None]:
+        """Return the samples of *ds* ``[*members, sample, *space, channel]``, and their own baselines where they have some.
+
+        Methods that compare them with no baseline ask for the samples alone, ``compared=False``.
+        """
         if not isinstance(ds, xr.Dataset):
             raise TypeError(
                 describe(
@@ -114,7 +117,7 @@ class Explainer:
                 )
             )
         packed = self.layout.pack(ds, "inputs")
-        beside = self.baseline.beside(ds, self.layout)
+        beside = self.baseline.beside(ds, self.layout) if compared else None
         if beside is not None:
             packed, beside = xr.align(packed, beside, join="inner", copy=False)
         return packed, beside

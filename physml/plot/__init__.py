@@ -9,10 +9,11 @@ from physml.plot._ensembles import consistency, errors_over_time, hovmoeller, ra
 from physml.plot._explain_bars import bars, importance
 from physml.plot._explain_effects import effect_curves
 from physml.plot._explain_grids import effect_map, interactions
+from physml.plot._explain_maps import attribution_maps
 from physml.plot._explain_samples import beeswarm, waterfall
 from physml.plot._explain_time import time_by_group
 from physml.plot._lines import curves, learning_curve
-from physml.plot._maps import attribution_maps, error_map, maps
+from physml.plot._maps import error_map, maps
 from physml.plot._style import PALETTE, palette
 
 __all__ = [

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PLAYERS = ("group", "group_other")
 LEVEL = 0.95
 """Confidence of the intervals that are drawn."""
+ROUND_OFF = 1e-7
+"""Part of the largest number below which a number is written as zero."""
 
 
 def half_width(result: xr.Dataset) -> xr.DataArray:
@@ -141,7 +143,7 @@ def row_axes(names: Sequence[str], *, width: float = 6.8, head: float = 1.7, col
 
 def fitted(names: Sequence[str]) -> list[str]:
     """Return the names of rows broken into lines: short ones where rows are few, long ones where they are many."""
-    return [style.wrapped(n, 38 if len(names) <= 12 else 66) for n in names]
+    return [style.wrapped(style.shown(n), 38 if len(names) <= 12 else 66) for n in names]
 
 
 def row_type(names: Sequence[str]) -> int:
@@ -178,6 +180,40 @@ def signed_text(value: float, digits: int = 3) -> str:
 def plain_text(value: float, digits: int = 4) -> str:
     """Return a number as text."""
     return _typeset(f"{value:.{digits}g}")
+
+
+def aligned(values: Any, *, signed: bool = False, like: Any = None) -> list[str]:
+    """Return numbers as text with as many decimals as the largest has in three digits; round-off is 0.
+
+    Parameters
+    ----------
+    values
+        The numbers. Those that would be written as zeros keep one digit.
+    signed
+        Write the sign of positive numbers too.
+    like
+        Numbers that say how many decimals there are, in place of the values.
+
+    Examples
+    --------
+    >>> aligned([1.4931, 0.0312, 0.00018, 2e-17]), aligned([290.1234], like=[0.52])
+    (['1.49', '0.03', '0.0002', '0'], ['290.123'])
+    """
+    most = float(np.nanmax(np.abs(values if like is None else like), initial=0.0))
+    if not 1e-4 <= most < 1e6:
+        return ["0" if abs(v) <= ROUND_OFF * most else (signed_text if signed else plain_text)(v, 3) for v in values]
+    decimals = max(0, 2 - int(np.floor(np.log10(most))))
+    while decimals and all(round(float(v), decimals - 1) == round(float(v), decimals) for v in values):
+        decimals -= 1
+    sign = "+" if signed else ""
+
+    def text(value: float) -> str:
+        if abs(value) <= ROUND_OFF * most:
+            return "0"
+        told = f"{value:{sign}.{decimals}f}"
+        return _typeset(f"{value:{sign}.1g}" if float(told) == 0 else told)
+
+    return [text(float(v)) for v in values]
 
 
 def _typeset(text: str) -> str:

@@ -99,7 +99,8 @@ def bars(
         tick.set_fontweight("bold" if row.name in heads and not row.child else "normal")
     ax.set_ylim(len(rows) - 0.45, -0.55)
     if not rest and {"prediction", "base_value"} <= set(result):
-        prediction, base = (common.plain_text(float(result[n])) for n in ("prediction", "base_value"))
+        ends = [float(result[n]) for n in ("prediction", "base_value")]
+        prediction, base = common.aligned(ends, like=[r.value for r in rows])
         ax.set_xlabel(f"{ax.get_xlabel()}\nprediction {prediction} = baseline {base} + sum of the bars")
     elif rest and interval == "samples":
         ax.set_xlabel(f"{ax.get_xlabel()}\nwhiskers: 95 % interval of the mean over all samples like these")
@@ -222,7 +223,8 @@ def _nested(result: xr.Dataset, union: str, keeps_sign: bool, interval: str) -> 
         for row in rows:
             row.child = True
             # The name of the parent stands above: what it repeats is left out.
-            row.name = row.name.removeprefix(f"{parent}, ").removeprefix(f"{parent}: ")
+            own = [p for p in row.name.removeprefix(f"{parent}: ").split(", ") if p not in parent.split(", ")]
+            row.name = ", ".join(own) or row.name
         # The errors of a parent's groups are not independent: no interval is claimed for their sum.
         found.append((abs(value), [_Row(parent, value, 0.0, None, tuple(members)), *rows]))
     found.sort(key=lambda item: -item[0])
@@ -242,12 +244,12 @@ def _ends(
     high = max([0.0, *(r.reach[1] for r in rows)])
     if dots is not None:
         low, high = min(low, float(np.nanmin(dots))), max(high, float(np.nanmax(dots)))
-    for i, row in enumerate(rows):
+    numbers = common.aligned([r.value for r in rows], signed=keeps_sign)
+    for i, (row, text) in enumerate(zip(rows, numbers, strict=True)):
         # Numbers of bars that are all to point one way stand on one side, also where one misses zero.
         side = 1 if row.value >= 0 or not keeps_sign else -1
         if row.half > 0:
             ax.errorbar(row.value, i, xerr=row.half, fmt="none", ecolor=style.INK, elinewidth=1.8, capsize=4, zorder=4)
-        text = common.signed_text(row.value) if keeps_sign else common.plain_text(row.value, 3)
         end = max(row.reach[1], 0.0) if side > 0 else row.reach[0]
         more: dict[str, Any] = {"va": "center", "fontsize": size, "color": style.INK}
         more |= {"ha": "left" if side > 0 else "right", "textcoords": "offset points"}

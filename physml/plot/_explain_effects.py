@@ -101,11 +101,9 @@ def _panel(
         ax.plot(x, effect["effect"].values, color=shade, linewidth=2.8, label=name, zorder=4, **dots)  # type: ignore[arg-type]
     ax.axhline(0, color=style.FAINT, linewidth=1.0, zorder=1) if _spans_zero(ax) else None
     ax.margins(x=0.02)
-    label = (
-        style.with_units(first["effect"])
-        if first["effect"].attrs.get("long_name")
-        else f"effect{style.units_of(first['effect'])}"
-    )
+    # Kinds that share a panel are told apart by the legend: the axis names what they have in common.
+    named = {e["effect"].attrs.get("long_name") for _, e in found} - {None}
+    label = f"{named.pop() if len(named) == 1 else 'effect'}{style.units_of(first['effect'])}"
     style.style_axes(
         ax, style.with_units(first[variable]), style.wrapped(label, 40 if alone else 30) if y_label else ""
     )

@@ -66,7 +66,7 @@ def interactions(result: xr.Dataset, *, signed: bool = True, title: str | None =
     # Many columns have room for a number only: the rows tell whose it is.
     numbered = n > WRITTEN
     names = [f"{g}  {i}" if numbered else str(g) for i, g in enumerate(matrix["group"].values, 1)]
-    told = [style.wrapped(g, 66 if numbered else 26) for g in names]
+    told = [style.wrapped(style.shown(g), 66 if numbered else 26) for g in names]
     size = style.LABEL if n <= 8 else style.TICK
     longest = max(len(line) for t in told for line in t.split("\n"))
     lines = max(t.count("\n") + 1 for t in told)
@@ -92,17 +92,18 @@ def interactions(result: xr.Dataset, *, signed: bool = True, title: str | None =
     for i in range(n):
         square: dict[str, Any] = {"fill": False, "edgecolor": style.INK, "linewidth": 1.2, "zorder": 3}
         ax.add_patch(_rectangle((i - 0.5, i - 0.5), 1, 1, **square))
+    doubtful = False
     if n <= WRITTEN:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
                 shade = "white" if abs(value) > 0.6 * end else style.INK
                 text = _cell_text(value, end)
-                text = text if sure[i, j] or not value else f"({text})"
+                doubtful |= text != "0" and not sure[i, j]
+                text = text if sure[i, j] or text == "0" else f"({text})"
                 ax.text(j, i, text, ha="center", va="center", fontsize=style.TICK, color=shade)
-    if n <= WRITTEN and (~sure & (matrix.values != 0)).any():
-        note = "in brackets: the 95 % interval holds zero"
-        figure.supxlabel(note, fontsize=style.TICK, color=style.FAINT)
-        figure.set_figheight(figure.get_figheight() + 0.3)
+    note = "framed: what each group adds alone" + ("; in brackets: the 95 % interval holds zero" if doubtful else "")
+    figure.supxlabel(style.wrapped(note, 60), fontsize=style.TICK, color=style.FAINT)
+    figure.set_figheight(figure.get_figheight() + 0.3)
     bar = figure.colorbar(image, ax=ax, pad=0.02, fraction=0.045, aspect=28, extend=beyond)
     what = "interaction" if not rest else "mean interaction" if signed else "mean absolute interaction"
     bar.set_label(f"{what}{style.units_of(found)}", fontsize=style.LABEL, color=style.INK)

@@ -70,9 +70,12 @@ def beeswarm(
     ax.axvline(0, color=style.INK, linewidth=1.2, zorder=1)
     spread = float(np.nanmax(np.abs(across[order]), initial=0.0)) or 1.0
     size = float(np.clip(9000 / across.shape[1], 10, 46))
-    look: dict[str, Any] = {"s": size, "linewidth": 0.3, "edgecolor": "white", "rasterized": across.size > 4000}
+    look: dict[str, Any] = {"s": size, "edgecolor": "white", "rasterized": across.size > 4000}
     for row, g in enumerate(order):
         x = across[g]
+        # Where dots lie on each other, their white rims would hide the colours below.
+        piled = np.bincount(np.floor((np.nan_to_num(x) - np.nanmin(x)) / spread * 60).astype(int)).max() > 12
+        look["linewidth"] = 0.0 if piled else 0.3
         colour: dict[str, Any] = {"color": style.PALETTE[0]}
         if tone is not None:
             colour = {"c": tone[g], "cmap": _colours(), "norm": norm, "plotnonfinite": True}
@@ -141,6 +144,7 @@ def waterfall(attribution: xr.Dataset, *, show: int = 12, title: str | None = No
     high = float(max(start.max(), end, *(start[1:] + halves)))
     room = 0.17 * (high - low) or 1.0
     ax.set_xlim(low - room, high + room)
+    told_steps, told_ends = common.aligned(steps, signed=True), common.aligned([base, end], like=steps)
     for i, (step, half) in enumerate(zip(steps, halves, strict=True), 1):
         before, after = start[i - 1], start[i]
         shade = style.RAISES if step >= 0 else style.LOWERS
@@ -152,11 +156,11 @@ def waterfall(attribution: xr.Dataset, *, show: int = 12, title: str | None = No
             ax.errorbar(after, i, xerr=half, fmt="none", ecolor=style.INK, elinewidth=1.8, capsize=4, zorder=4)
         side = 1 if step >= 0 else -1
         at = max(before, after + half) if step >= 0 else min(before, after - half)
-        _beside(ax, common.signed_text(step), (at, i), side)
-    for i, value in ((0, base), (len(rows) - 1, end)):
+        _beside(ax, told_steps[i - 1], (at, i), side)
+    for i, value, text in ((0, base, told_ends[0]), (len(rows) - 1, end, told_ends[1])):
         ax.plot(value, i, "D", color=style.INK, markersize=9, zorder=4)
         side = 1 if value <= 0.5 * (low + high) else -1
-        _beside(ax, common.plain_text(value), (value, i), side, away=13, weight="bold")
+        _beside(ax, text, (value, i), side, away=13, weight="bold")
     ax.plot([base, base], [0, 1.33], color=style.FAINT, linewidth=1.0, zorder=2)
     common.finish_rows(ax, told, range(len(rows)), _target(result, units), common.row_type(rows))
     ax.set_ylim(len(rows) - 0.4, -0.6)

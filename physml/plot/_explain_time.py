@@ -23,6 +23,7 @@ def time_by_group(
     limits: tuple[float, float] | None = None,
     show: int = 40,
     title: str | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draw attributions over time, one row a group, below the prediction and the baseline over time.
 
@@ -38,6 +39,8 @@ def time_by_group(
         Number of groups drawn, those of the largest mean absolute attribution, in their order.
     title
         Title of the figure.
+    ax
+        Axes to draw the rows alone into, in place of a new figure.
 
     Raises
     ------
@@ -65,11 +68,13 @@ def time_by_group(
     size = common.row_type(names)
     lines, longest = max(t.count("\n") + 1 for t in told), max(len(x) for t in told for x in t.split("\n"))
     row = max(0.5 if len(names) <= 8 else 0.3, 1.25 * size * lines / 72 + 0.04)
-    above = "prediction" in result
-    top, body = (1.9 if above else 0.0), row * max(len(names), 3)
-    figure = style.new_figure(9.0 + 0.55 * size * longest / 72, top + body + 1.9)
-    grid = figure.add_gridspec(2 if above else 1, 1, height_ratios=[top, body] if above else [body])
-    ax = figure.add_subplot(grid[-1])
+    above = "prediction" in result and ax is None
+    given = ax is not None
+    if ax is None:
+        top, body = (1.9 if above else 0.0), row * max(len(names), 3)
+        figure = style.new_figure(9.0 + 0.55 * size * longest / 72, top + body + 1.9)
+        grid = figure.add_gridspec(2 if above else 1, 1, height_ratios=[top, body] if above else [body])
+        ax = figure.add_subplot(grid[-1])
     x, edges = _edges(phi[rest[0]])
     end = limits or (-_most(phi.values), _most(phi.values))
     image = ax.pcolormesh(
@@ -85,15 +90,19 @@ def time_by_group(
     _date_axis(ax, phi[rest[0]], x)
     if above:
         upper = figure.add_subplot(grid[0], sharex=ax)
+        upper.margins(x=0)
         _lines_above(upper, result, x)
         upper.tick_params(labelbottom=False)
         upper.yaxis.set_major_locator(MaxNLocator(3))
-    bar = figure.colorbar(image, ax=ax, location="bottom", pad=0.03, fraction=0.09, aspect=40, shrink=0.8)
+    ax.set_xlim(edges[0], edges[-1])
+    bar = ax.figure.colorbar(image, ax=ax, location="bottom", pad=0.03, fraction=0.09, aspect=40, shrink=0.8)
     more = f"\n{left} groups of smaller attributions are not drawn" if left else ""
     bar.set_label(f"attribution{style.units_of(phi)}{more}", fontsize=style.LABEL, color=style.INK)
     bar.ax.tick_params(labelsize=style.TICK, colors=style.INK, length=3)
     bar.outline.set_visible(False)
-    return common.titled(ax, title)
+    if title and given:
+        ax.set_title(title, fontsize=style.LABEL, color=style.INK, loc="left")
+    return common.titled(ax, None if given else title)
 
 
 def _most(values: np.ndarray) -> float:
@@ -142,7 +151,7 @@ def _lines_above(ax: Axes, result: xr.Dataset, x: np.ndarray) -> None:
         base = result["base_value"].broadcast_like(prediction).values
         ax.plot(x, base, color=style.FAINT, linewidth=1.8, linestyle=(0, (4, 2)))
         ends.append(("baseline", float(base[-1]), style.FAINT))
-    style.style_axes(ax, "", style.units_of(prediction).strip() or "prediction")
+    style.style_axes(ax, "", f"prediction{style.units_of(prediction)}")
     low, high = ax.get_ylim()
     near = len(ends) == 2 and abs(ends[0][1] - ends[1][1]) < 0.16 * (high - low)
     for text, value, shade in ends:

@@ -1,4 +1,4 @@
-"""Maps side by side on one colour scale: fields, attributions, errors of an analysis."""
+"""Maps side by side: fields, and errors of an analysis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from physml._errors import closest, describe
+from physml._errors import closest, describe, refuse
 from physml.grid import latitude_longitude
 from physml.plot import _coast as coasts
 from physml.plot import _style as style
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Ends = tuple[float, float] | None
+
 
 def maps(
     data: xr.DataArray | Mapping[str, xr.DataArray],
@@ -26,15 +28,17 @@ def maps(
     row: str | None = None,
     *,
     mask: xr.DataArray | None = None,
-    limits: tuple[float, float] | None = None,
+    limits: Ends | Sequence[Ends] = None,
     diverging: bool = False,
     cmap: str | None = None,
     title: str | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     wrap: int = 4,
+    share: bool = True,
     coastlines: bool | None = False,
+    ax: Axes | None = None,
 ) -> Figure:
-    """Draw maps side by side on one colour scale.
+    """Draw maps side by side, on one colour scale or each on its own.
 
     Parameters
     ----------
@@ -45,21 +49,28 @@ def maps(
     mask
         Valid cells (True); the others are drawn as land. By default, cells that are missing in every panel are land.
     limits
-        Ends of the colour scale, in the units of the data; beyond them the colour bar has an arrow.
+        Ends of the colour scale, in the units of the data; beyond them the colour bar has an arrow. Where each panel has its
+        own scale, a sequence gives the ends of each, or None.
     diverging
         Make the scale symmetric around zero, white there.
     cmap
         A matplotlib colour map, in place of ``viridis`` or ``RdBu_r``.
     title, label
-        Title of the figure; label of the colour bar, in place of the field's long name and units.
+        Title of the figure; label of the colour bar, or of that of each panel, in place of the field's long name and units.
+    share
+        Whether all panels have one scale. False: each has its own, with a colour bar below it, as for fields in different
+        units.
     coastlines
         True: draw coastlines through cartopy, which fetches them once. None: draw them where cartopy and they are on
         this machine and the map is one of the Earth.
+    ax
+        Axes to draw one map into, in place of a new figure.
 
     Raises
     ------
     ValueError
-        Where the dimensions left are not two, or coastlines are asked for without latitude and longitude.
+        Where the dimensions left are not two, coastlines are asked for without latitude and longitude, or several maps
+        should be drawn into *ax*.
     ImportError, OSError
         Where coastlines are asked for and cartopy is not installed, or cannot fetch them.
 
@@ -68,7 +79,9 @@ def maps(
     >>> field = xr.DataArray(np.eye(3), dims=("y", "x"), attrs={"units": "K"})
     >>> figure = maps({"forecast": field, "truth": field}, title="one step ahead")
     """
+    told: Sequence[str] | None = None if label is None or isinstance(label, str) else list(label)
     if isinstance(data, Mapping):
+        told = [style.with_units(f) for f in data.values()] if label is None and not share else told
         bare = [f.drop_vars([n for n in f.coords if n not in f.dims]) for f in data.values()]
         index = pd.Index([str(n) for n in data], name="field")
         data, col = xr.concat(bare, index, join="exact", combine_attrs="override"), "field"
@@ -77,7 +90,12 @@ def maps(
     stack = data.values.astype("float64").reshape(-1, data.sizes[y], data.sizes[x])
     land = np.isnan(stack).all(0) if mask is None else ~_ordered(mask, y, x).values.astype(bool)
     stack = np.where(land, np.nan, stack)
-    low, high, extend = _limits(stack, limits, diverging)
+    if told is None:
+        told = [label if isinstance(label, str) else style.with_units(data)] * len(stack)
+    parts = [stack] if share else list(stack)
+    single = limits is None or (np.ndim(limits[0]) == 0 and limits[0] is not None)  # type: ignore[arg-type]
+    ends: Sequence[Any] = [limits] * len(parts) if single else limits  # type: ignore[assignment]
+    scales = [_limits(part, e, diverging) for part, e in zip(parts, ends, strict=True)]
     columns = data.sizes[col] if col else 1
     lines = data.sizes[row] if row else -(-columns // wrap)
     shape = (lines, columns if row else -(-columns // lines))
@@ -90,104 +108,67 @@ def maps(
     # A long name takes as many lines over its panel as it needs.
     names = [style.wrapped(style.entry(data[col], i), int(9.2 * width)) for i in range(columns)] if col else []
     height = width * (ratio if equal else 0.7) + (0.1 + 0.25 * max(n.count("\n") + 1 for n in names) if col else 0.0)
-    figure = style.new_figure(
-        width * shape[1] + 0.9, height * shape[0] + (1.2 if geographic else 1.5) + (0.35 if title else 0.0)
-    )
     coast = _coastline(coastlines, geographic, abs(xs[-1] - xs[0]))
-    axes = figure.subplots(*shape, squeeze=False)
-    colours = {"cmap": cmap or ("RdBu_r" if diverging else "viridis"), "vmin": low, "vmax": high}
-    for n, ax in enumerate(axes.flat):
+    if ax is None:
+        height += 0.0 if share else 0.75
+        below = 1.2 if geographic else 1.5
+        figure = style.new_figure(
+            width * shape[1] + 0.9, height * shape[0] + (below if share else below - 0.7) + (0.35 if title else 0.0)
+        )
+        axes = figure.subplots(*shape, squeeze=False)
+    elif len(stack) == 1:
+        axes = np.array([[ax]])
+    else:
+        refuse("axes hold one map", "a field on two dimensions", f"{len(stack)} maps", "leave ax out")
+    images = []
+    for n, panel in enumerate(axes.flat):
         if n >= len(stack):
-            ax.set_visible(False)
+            panel.set_visible(False)
             continue
         left, bottom = n % shape[1] == 0, n + shape[1] >= len(stack)
-        ax.patch.set(hatch="////", edgecolor="#9A9A9A", linewidth=0)
-        _draw_land(ax, xs, ys, land)
-        image = ax.pcolormesh(xs, ys, stack[n], shading="nearest", rasterized=True, **colours)
+        low, high, _ = scales[0 if share else n]
+        panel.patch.set(hatch="////", edgecolor="#9A9A9A", linewidth=0)
+        _draw_land(panel, xs, ys, land)
+        colours = {"cmap": cmap or ("RdBu_r" if diverging else "viridis"), "vmin": low, "vmax": high}
+        images.append(panel.pcolormesh(xs, ys, stack[n], shading="nearest", rasterized=True, **colours))
         if coast is not None:
-            coasts.draw(ax, coast)
-        ax.set_aspect("equal" if equal else "auto")
-        _style_map(ax, geographic, left, bottom)
-        ax.set_xlabel(x_label if bottom else "", fontsize=style.TICK, color=style.FAINT)
-        ax.set_ylabel(y_label if left else "", fontsize=style.TICK, color=style.FAINT)
+            coasts.draw(panel, coast)
+        panel.set_aspect("equal" if equal else "auto")
+        _style_map(panel, geographic, left, bottom)
+        panel.set_xlabel(x_label if bottom else "", fontsize=style.TICK, color=style.FAINT)
+        panel.set_ylabel(y_label if left else "", fontsize=style.TICK, color=style.FAINT)
         if row and left:
-            ax.set_ylabel(style.entry(data[row], n // shape[1]), fontsize=style.LABEL, color=style.INK)
+            panel.set_ylabel(style.entry(data[row], n // shape[1]), fontsize=style.LABEL, color=style.INK)
         if col and (not row or n < shape[1]):
-            ax.set_title(names[n % columns], fontsize=style.LABEL, color=style.INK)
-    bar = figure.colorbar(
-        image, ax=axes, location="bottom", extend=extend, pad=0.03, fraction=0.09, aspect=40, shrink=0.8
-    )
-    bar.set_label(label or style.with_units(data), fontsize=style.LABEL, color=style.INK)
-    bar.ax.tick_params(labelsize=style.TICK, colors=style.INK, length=3)
-    bar.outline.set_visible(False)
+            panel.set_title(names[n % columns], fontsize=style.LABEL, color=style.INK)
+    if share:
+        _bar(images[0], list(axes.flat), scales[0][2], told[0], aspect=40 if ax is None else 30)
+    else:
+        for image, scale, text in zip(images, scales, told, strict=True):
+            _bar(image, image.axes, scale[2], style.wrapped(text, int(9.2 * width)), aspect=24, fraction=0.12)
+    figure = axes.flat[0].figure
     if np.isnan(stack[:, ~land]).any():
         _add_note(figure, "hatched: no value")
-    if title:
+    if title and ax is None:
         figure.suptitle(title, fontsize=style.TITLE, color=style.INK, x=0.01, ha="left")
+    elif title and ax is not None:
+        ax.set_title(title, fontsize=style.LABEL, color=style.INK, loc="left")
     return figure
 
 
-def attribution_maps(
-    attribution: xr.Dataset,
-    *,
-    mask: xr.DataArray | None = None,
-    limits: tuple[float, float] | None = None,
-    title: str | None = None,
-    wrap: int | None = None,
-    coastlines: bool | None = None,
-) -> Figure:
-    """Draw one map of attributions for each group, or for each input channel, on one scale symmetric around zero.
+def _bar(image: Any, axes: Any, extend: str, label: str, *, aspect: float, fraction: float = 0.09) -> None:
+    """Draw a colour bar below."""
+    from matplotlib.ticker import MaxNLocator
 
-    Parameters
-    ----------
-    attribution
-        Dataset with ``attribution`` along ``group`` (a target that is a field) or ``channel`` (attributions of input
-        cells), and two space dimensions. Select a sample or average before.
-    mask
-        As in :func:`maps`.
-    limits
-        Ends of the colour scale. By default the largest value; where that stands far above all but one cell in 200, the
-        scale ends with those, and the colour bar has arrows.
-    title
-        Title of the figure.
-    wrap
-        Panels in a row; by their number unless given.
-    coastlines
-        None: where cartopy and the coastlines are on this machine; nothing is fetched. See :func:`maps`.
-
-    Raises
-    ------
-    ValueError
-        Where the Dataset holds no attribution, or has other dimensions than ``group`` or ``channel`` and two of space.
-
-    Examples
-    --------
-    >>> phi = xr.Dataset({"attribution": (("group", "y", "x"), np.zeros((2, 3, 4)))}, {"group": ["u", "v"]})
-    >>> figure = attribution_maps(phi)
-    """
-    found = style.attribution_of(attribution, ("group", "channel"))["attribution"]
-    along = "group" if "group" in found.dims else "channel"
-    names = style.channel_names(found) if along == "channel" else [str(n) for n in found[along].values]
-    bare = found.drop_vars([n for n, c in found.coords.items() if along in c.dims])
-    phi = bare.assign_coords({along: names}).assign_attrs(found.attrs)
-    return maps(
-        phi,
-        col=along,
-        mask=mask,
-        limits=limits or _within(phi.values),
-        diverging=True,
-        title=title,
-        wrap=wrap or (3 if len(names) <= 6 else 4 if len(names) <= 12 else 5),
-        label=f"attribution{style.units_of(phi)}",
-        coastlines=coastlines,
+    figure = image.axes.figure
+    bar = figure.colorbar(
+        image, ax=axes, location="bottom", extend=extend, pad=0.03, fraction=fraction, aspect=aspect, shrink=0.8
     )
-
-
-def _within(values: np.ndarray) -> tuple[float, float] | None:
-    """Return ends of a symmetric scale that a few far cells do not stretch, or None where there are none."""
-    size = np.abs(values[np.isfinite(values)])
-    most = float(np.quantile(size, 0.995)) if size.size else 0.0
-    return (-most, most) if most > 0 and size.max() > 2.5 * most else None
+    bar.set_label(label, fontsize=style.LABEL, color=style.INK)
+    bar.ax.tick_params(labelsize=style.TICK, colors=style.INK, length=3)
+    if aspect < 30:
+        bar.ax.xaxis.set_major_locator(MaxNLocator(4))
+    bar.outline.set_visible(False)
 
 
 def error_map(

@@ -85,7 +85,8 @@ def attribution_of(ds: xr.Dataset, along: tuple[str, ...] = ("group",)) -> xr.Da
 
 def channel_names(data: xr.DataArray) -> list[str]:
     """Return the variable of every channel, with its offset and level where these differ."""
-    parts = {str(n): c for n, c in data.coords.items() if c.dims == ("channel",) and n != "channel"}
+    parts = {str(n): c for n, c in data.coords.items() if c.dims == ("channel",)}
+    parts = {n: c for n, c in parts.items() if n not in ("channel", "channel_units")}
     if "variable" not in parts:
         return [str(v) for v in data["channel"].values]
     told = [parts.pop("variable")]
@@ -103,6 +104,17 @@ def channel_names(data: xr.DataArray) -> list[str]:
     return [name(i) for i in range(data.sizes["channel"])]
 
 
+def shown(name: str) -> str:
+    """Return a name with true minus signs in its lags.
+
+    Examples
+    --------
+    >>> shown("sst, t-1, Pacific")
+    'sst, t−1, Pacific'
+    """
+    return re.sub(r"(?<![\w-])t-(?=\d)", "t\N{MINUS SIGN}", name)
+
+
 def wrapped(name: str, width: int = 38) -> str:
     """Return a name in as few lines of at most *width* letters as it needs, of about one length.
 
@@ -115,7 +127,7 @@ def wrapped(name: str, width: int = 38) -> str:
     # Spaces inside a part between commas are first held together, by a space at which no line breaks.
     held = re.sub(r"(?<!,) ", "\N{NO-BREAK SPACE}", name)
     fewest = len(_lines(name, width))
-    for text in (held, name):
+    for text in (held, name) if ", " in name else (name,):
         for even in range(len(name) // fewest, width + 1):
             lines = _lines(text, even)
             if len(lines) <= fewest and max(map(len, lines)) <= width:
@@ -129,8 +141,19 @@ def _lines(text: str, width: int) -> list[str]:
 
 def units_of(data: xr.DataArray) -> str:
     """Return the units in brackets, with a space before; nothing for numbers without units."""
-    units = str(data.attrs.get("units", ""))
-    units = {"degC": "°C", "degree_Celsius": "°C", "celsius": "°C", "1": "", "dimensionless": ""}.get(units, units)
+    return in_brackets(str(data.attrs.get("units", "")))
+
+
+def in_brackets(units: str) -> str:
+    """Return units in brackets, with a space before and raised powers; nothing for numbers without units.
+
+    Examples
+    --------
+    >>> in_brackets("degC / (m s-1)"), in_brackets("1")
+    (' [°C / (m s⁻¹)]', '')
+    """
+    units = re.sub(r"\bdegC\b", "°C", units)
+    units = {"degree_Celsius": "°C", "celsius": "°C", "1": "", "dimensionless": ""}.get(units, units)
     raised = re.sub(r"(?<=[A-Za-z])-?\d+", lambda power: power.group().translate(SUPERSCRIPT), units)
     return f" [{raised}]" if raised else ""
 

@@ -391,7 +391,9 @@ def explain(
 
     ends = [float(test.lon[i]) for i in (0, -1)]
     at = [float(v) for v in np.interp([3 / 8, 1 / 2, 5 / 8], [0, 1], ends)]
-    west, east, middle = (dict(lon=slice(*pair)) for pair in ((ends[0], at[1]), (at[1], ends[1]), (at[0], at[2])))
+    west, east, middle = (
+        dict(lon=slice(*pair)) for pair in ((ends[0], at[1]), (at[1], ends[1]), (round(at[0]), round(at[2])))
+    )
     baseline = climatology(train, layout)
     samples = test.isel(run=[0], time=np.linspace(0, settings.steps - 1, settings.explained).astype(int))
     players = groups(layout, box={"west": west, "east": east})
@@ -403,7 +405,7 @@ def explain(
         "attributions": [float(x) for x in shares.attribution.mean(("run", "time"))],
         "mean_absolute": [float(x) for x in abs(shares.attribution).mean(("run", "time"))],
         "residual": float(abs(shares.residual).max()),
-        "target": f"{shares.attrs['target']}, {AHEAD} days ahead",
+        "target": shares.attrs["target"],
         "units": shares.attribution.attrs.get("units", "1"),
     }
     return shares, maps, scores

@@ -135,7 +135,7 @@ def write_report(
             "shapley_time": (figures["shapley_time"], "Contributions to the forecasts over the run."),
             "shapley_maps": (
                 figures["shapley_maps"],
-                "One forecast, cell by cell: what the tracer and the currents contribute.",
+                "One forecast, cell by cell: what the tracer and the currents contribute, each on its own scale.",
             ),
         },
     )
@@ -245,6 +245,6 @@ def _figures(
         "shapley_waterfall": plot.waterfall(one, title="One five-day forecast"),
         "shapley_time": plot.time_by_group(shares.isel(run=0), title="Contributions over the run"),
         "shapley_maps": plot.attribution_maps(
-            maps.isel(run=0, time=0), mask=sea, title="Contributions to one five-day forecast"
+            maps.isel(run=0, time=0), mask=sea, title="Contributions to one five-day forecast", share=False
         ),
     }

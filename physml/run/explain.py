@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,12 @@ import xarray as xr
 from physml._atomic import replacing
 from physml._errors import closest, describe, refuse
 from physml.explain.explainer import Explainer
+from physml.explain.shapley.values import rows_each
 from physml.plot import _style as style
 from physml.provenance import record, stamp
 from physml.run import explain_settings as settings
 from physml.run.explain_fields import input_anomalies, painted
-from physml.run.explain_report import explanation_section
+from physml.run.explain_report import explanation_section, kind_of, phrase
 from physml.run.train import IN_MEMORY, open_for
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from physml.model import FieldModel
 
 RESULT, CELLS, PAGE = "explanation.nc", "explanation_cells.nc", "report.html"
+LONG = 120.0
+"""Length [s] from which on the reader is told how it could be shorter."""
 SAMPLES = 100
 """Number of samples that are explained unless said otherwise."""
 
@@ -104,11 +108,14 @@ def explain_run(
         settings.read_target(target),
     )
     explainer.chosen = samples
-    names = explainer.players.names
+    names = [style.shown(n) for n in explainer.players.names]
     say(f"{len(names)} groups: {'; '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
     say(f"target: {explainer.measure.label}; baseline: {explainer.baseline.name}")
     ds = _in_memory(prepared, network.layout.spec.inputs)
-    result, cells = attribute(explainer, ds, settings.read_call(method, "method"), seed)
+    call = settings.read_call(method, "method")
+    for line in cost(explainer, ds, call):
+        say(line)
+    result, cells = attribute(explainer, ds, call, seed)
     result = result.assign(input_anomaly=input_anomalies(explainer, ds))
     provenance = record(
         {"target": target, "baseline": baseline, "groups": groups, "method": method, "samples": samples, "seed": seed},
@@ -138,9 +145,9 @@ class Chosen(Explainer):
 
     chosen: Any = None
 
-    def read(self, ds: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray | None]:
+    def read(self, ds: xr.Dataset, compared: bool = True) -> tuple[xr.DataArray, xr.DataArray | None]:
         """Return the chosen samples, and their own baselines where they have some."""
-        packed, beside = super().read(ds)
+        packed, beside = super().read(ds, compared)
         dim = self.layout.spec.sample_dim
         axis = packed.indexes[dim] if dim in packed.indexes else pd.RangeIndex(packed.sizes[dim])
         at = {dim: settings.pick_samples(axis, self.chosen)}
@@ -199,6 +206,30 @@ def attribute(
     return explainer.shapley(ds, call.name, seed=seed, **call.named).compute(), None
 
 
+def cost(explainer: Explainer, ds: xr.Dataset, call: settings.Call) -> list[str]:
+    """Return how many model rows an explanation takes, how long that may be, and how it could be shorter; of Shapley values.
+
+    The model is timed on a few rows of the baseline.
+    """
+    if call.name == "gradients" or set(call.named) - set(inspect.signature(rows_each).parameters):
+        return []
+    packed, _ = explainer.read(ds)
+    each = rows_each(explainer, explainer.slots(packed), call.name, **call.named)
+    if each is None:
+        return []
+    count = int(np.prod(packed.shape[: packed.get_axis_num(explainer.layout.spec.sample_dim) + 1]))
+    some = np.repeat(explainer.baseline.rows[:1], min(64, each), axis=0).astype(explainer.adapted.dtype or packed.dtype)
+    explainer.adapted(some)  # the first call compiles
+    start = time.perf_counter()
+    explainer.adapted(some)
+    seconds = (time.perf_counter() - start) / len(some) * count * each
+    length = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    told = [f"{count} samples of {each} model rows each: {count * each} rows, about {length}"]
+    if seconds > LONG:
+        told.append(f"shorter: fewer --samples (now {count}), fewer groups, or --method 'permutations(pairs=8)'")
+    return told
+
+
 def _place(target: Path, overwrite: bool) -> Path:
     """Return the folder to be written, or say why it may not be."""
     held = {p.name for p in target.iterdir()} if target.is_dir() else set()
@@ -254,27 +285,37 @@ def _write_page(
     size = abs(result["attribution"]).mean([d for d in result["attribution"].dims if d != "group"])
     first = int(np.argmax(size.values))
     share = 100 * float(size[first] / (size.sum() or 1.0))
-    name = str(size["group"].values[first])
+    name = style.shown(str(size["group"].values[first]))
+    what = kind_of(result)
     page = Report(
-        f"What {label} rests on",
-        f"The model's {label} was shared among {size.size} groups of its inputs. The largest part is carried by {name}.",
+        f"What {phrase(label)} rests on" if what == "contribution" else f"How {phrase(label)} changes with its inputs",
+        f"The model's predictions of {phrase(label)} were shared among {size.size} groups of its inputs. "
+        f"The largest part is carried by {name}."
+        if what == "contribution"
+        else f"Derivatives of the model's predictions of {phrase(label)} were summed up over the cells of {size.size} groups of "
+        f"its inputs. The largest is that of {name}.",
         provenance,
     )
-    page.number(f"{share:.0f} %", name, "Its part of the mean absolute contributions of all groups.")
-    if "prediction" in result:
+    page.number(f"{share:.0f} %", name, f"Its part of the mean absolute {what}s of all groups.")
+    if {"prediction", "base_value"} <= set(result):
         away = float(abs(result["prediction"] - result["base_value"]).mean())
         page.number(
             f"{away:.3g} {units}".strip(), "mean departure", "How far the predictions lie from their baselines."
         )
     anomalies = json.loads(explainer.model.provenance.get("preparation", "{}")).get("anomaly", [])
     before = (
-        f"The model reads and predicts {', '.join(anomalies)} as departures from a monthly climatology; so do the contributions."
+        f"The model reads and predicts {', '.join(anomalies)} as departures from a monthly climatology."
         if anomalies
         else ""
     )
     many = set(result["input_anomaly"].dims) == set(result["attribution"].dims)
     drawn = explanation_section(
-        page, result, heading="Contributions", before=before, maps=maps, values="input_anomaly" if many else None
+        page,
+        result,
+        heading=f"{what.capitalize()}s",
+        before=before,
+        maps=maps,
+        values="input_anomaly" if many else None,
     )
     for figure_name, (figure, _) in drawn.items():
         figure.savefig(made / f"{figure_name}.png", dpi=150, facecolor="white")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 ROUND_OFF = 1e-5
 """Part of the largest contribution below which what is left over is called round-off."""
+SHARED = 8.0
+"""How much larger the greatest contribution of one map may be than that of another on the same colour scale."""
+FEW = 60
+"""Regions of one map up to which the maps are there to be compared, and so share a scale."""
 Figures = dict[str, tuple["Figure", str]]
 
 
@@ -73,10 +78,15 @@ def explanation_text(result: xr.Dataset) -> str:
     phi, attrs = result["attribution"], result.attrs
     units = style.units_of(phi).strip(" []")
     target, baseline = attrs.get("target", "the prediction"), attrs.get("baseline", "not recorded")
-    asked = (
-        f"Asked was what each of {phi.sizes['group']} groups of inputs adds to {target}{_samples(result, whole)}. "
-        f"A group that is absent is filled from the baseline: {baseline}."
-    )
+    told = f"{phrase(target)}{_samples(result, whole)}"
+    asked = f"What each of {phi.sizes['group']} groups of inputs adds to {told}."
+    if kind_of(result) == "derivative":
+        asked = f"How {told} changes with each of {phi.sizes['group']} groups of inputs: derivatives, summed up over its cells."
+    if baseline != "none":
+        asked += f" A group that is absent is filled from the baseline: {baseline}."
+    if "group_lag" in result.coords and any(re.search(r"\bt-\d", str(n)) for n in result["group_lag"].values):
+        before = style.shown("t-1")
+        asked += f" Inputs at t are those of the time the prediction starts from, those at {before} of one step before."
     how = f"Method: {attrs.get('method', 'not recorded')}"
     tol, rtol = (attrs.get(n) for n in ("tol", "rtol"))
     if "converged" in result and any(isinstance(t, Real) for t in (tol, rtol)):
@@ -91,22 +101,43 @@ def explanation_text(result: xr.Dataset) -> str:
     return f"{asked}\n\n{how} {_certainty(result, units)} {_left_over(result, units)}".strip()
 
 
+def kind_of(result: xr.Dataset) -> str:
+    """Return what a result holds of each group: its contribution, or its derivative."""
+    return "derivative" if result.attrs.get("kind") in ("saliency", "smoothgrad") else "contribution"
+
+
+def phrase(target: str) -> str:
+    """Return what is explained as part of a sentence.
+
+    Examples
+    --------
+    >>> f"What {phrase('mean of sst, one month ahead')} rests on"
+    'What the mean of sst, one month ahead, rests on'
+    """
+    article = "the " if target.startswith(("mean of ", "area mean of ")) else ""
+    return f"{article}{target}{',' if ', ' in target else ''}"
+
+
 def explanation_table(result: xr.Dataset, most: int = 40) -> list[dict[str, Any]]:
-    """Return one row for each group: contribution and its 95 % interval, the groups by mean absolute contribution."""
+    """Return one row for each group: contribution and, if estimated, its 95 % interval, by mean absolute contribution."""
     result = style.attribution_of(result)
     phi = result["attribution"]
     many = phi.ndim > 1
     units = style.units_of(phi)
     mean, half = intervals.mean_of(result, True, "estimate")
     size, around = intervals.mean_of(result, False, "estimate")
+    sure, kind = not float(half.max()) > 0, kind_of(result)
+    decimals = 3 - int(np.floor(np.log10(float(abs(size).max()) or 1.0)))
     total = float(abs(size).sum()) or 1.0
     rows = []
     for i in np.argsort(-abs(size).values, kind="stable")[:most]:
-        row: dict[str, Any] = {"group": str(phi["group"].values[i])}
-        row[f"mean contribution{units}" if many else f"contribution{units}"] = float(mean[i])
-        row["95 % interval"] = _interval(float(mean[i]), float(half[i]))
+        row: dict[str, Any] = {"group": style.shown(str(phi["group"].values[i]))}
+        row[f"mean {kind}{units}" if many else f"{kind}{units}"] = round(float(mean[i]), decimals) + 0.0
+        if not sure:
+            row["95 % interval"] = _interval(float(mean[i]), float(half[i]))
         if many:
-            row[f"mean absolute contribution{units}"] = float(size[i])
+            row[f"mean absolute {kind}{units}"] = round(float(size[i]), decimals)
+        if many and not sure:
             row["95 % interval of it"] = _interval(float(size[i]), float(around[i]))
         row["share of all"] = f"{100 * abs(float(size[i])) / total:.0f} %"
         rows.append(row)
@@ -146,15 +177,18 @@ def explanation_figures(
 
     result = style.attribution_of(result)
     phi = result["attribution"]
-    outer = intervals.samples_of(result)
+    outer, kind = intervals.samples_of(result), kind_of(result)
     space = [d for d in phi.dims if d != "group" and d not in outer]
     exact = float(intervals.half_width(result).max()) == 0
     sure = "" if exact else " Whiskers: 95 % intervals."
     drawn: Figures = {}
     what = (
-        "Mean absolute contribution of each group" if phi.ndim > 1 else "Contribution of each group to one prediction"
+        f"Mean absolute {kind} of each group"
+        if phi.ndim > 1
+        else f"{kind.capitalize()} of each group, of one prediction"
     )
-    drawn["bars"] = (plot.bars(result, title="What each group contributes"), f"{what}.{sure}")
+    title = "What each group contributes" if kind == "contribution" else "What the prediction changes with"
+    drawn["bars"] = (plot.bars(result, title=title), f"{what}.{sure}")
     if not space and {"prediction", "base_value"} <= set(result):
         one = _one(result, outer, sample)
         named = ", ".join(style.entry(one[d], 0) for d in outer if d in one.coords)
@@ -164,15 +198,29 @@ def explanation_figures(
     count = int(np.prod([phi.sizes[d] for d in outer]))
     if not space and outer and count >= 8:
         colour = "" if values is None else " Colour: the inputs of the group."
-        figure = plot.beeswarm(result, values=values, title="Contributions to every prediction")
+        figure = plot.beeswarm(
+            result,
+            values=values,
+            title=f"{kind.capitalize()}s {'to' if kind == 'contribution' else 'of'} every prediction",
+        )
         drawn["beeswarm"] = (figure, f"One dot for each of {count} predictions, by group.{colour}")
     if not space and len(outer) == 1 and phi.sizes[outer[0]] >= 4:
-        figure = plot.time_by_group(result, title=f"Contributions by {outer[0]}")
-        drawn["time"] = (figure, f"Contributions of each group by {outer[0]}, below the prediction and its baseline.")
+        figure = plot.time_by_group(result, title=f"{kind.capitalize()}s by {outer[0]}")
+        below = ", below the prediction and its baseline" if "base_value" in result else ""
+        drawn["time"] = (figure, f"{kind.capitalize()}s by group and {outer[0]}{below}.")
     if maps is not None:
-        where = _one(maps, [d for d in maps["attribution"].dims if d in outer], sample).squeeze()
-        figure = plot.attribution_maps(where, mask=mask, title="Where the contributions lie")
-        drawn["maps"] = (figure, "Contributions on the map, on one scale that is white at zero.")
+        along = [d for d in maps["attribution"].dims if d in outer]
+        where = _one(maps, along, sample)
+        named = ", ".join(style.entry(where[d], 0) for d in along if d in where.coords)
+        where = where.squeeze()
+        share = _alike(where["attribution"])
+        title = f"Where the {kind}s lie{f': {named}' if named else ''}"
+        figure = plot.attribution_maps(where, mask=mask, title=title, share=share)
+        scale = "each on its own scale, which is" if share is False else "on a scale that is"
+        drawn["maps"] = (
+            figure,
+            f"{kind.capitalize()}s on the map{f', {named}' if named else ''}, {scale} white at zero.",
+        )
     return drawn
 
 
@@ -187,6 +235,17 @@ def _one(result: xr.Dataset, outer: list[Any], sample: Mapping[str, Any] | None)
         away = abs(result["prediction"] - result["base_value"]).transpose(*away.dims)
     at = np.unravel_index(int(np.nanargmax(away.values)), away.shape)
     return result.isel({d: [int(i)] for d, i in zip(away.dims, at, strict=True)})
+
+
+def _alike(phi: xr.DataArray) -> bool | None:
+    """Return whether one scale shows all maps; None where their units decide."""
+    along = next((d for d in ("group", "channel") if d in phi.dims), None)
+    if along is None or "channel_units" in phi.coords:
+        return None
+    if np.unique(phi.values[np.isfinite(phi.values)]).size <= FEW * phi.sizes[along]:
+        return True
+    most = abs(phi).max([d for d in phi.dims if d != along]).values
+    return bool(most[most > 0].min(initial=np.inf) > most.max() / SHARED)
 
 
 def _samples(result: xr.Dataset, whole: xr.Dataset) -> str:
@@ -209,7 +268,9 @@ def _samples(result: xr.Dataset, whole: xr.Dataset) -> str:
 
 def _certainty(result: xr.Dataset, units: str) -> str:
     phi = float(abs(result["attribution"]).max())
-    stderr = float(result["stderr"].max()) if "stderr" in result else 0.0
+    if "stderr" not in result:
+        return ""
+    stderr = float(result["stderr"].max())
     if not stderr > 0:
         return "The contributions are exact for this model, these groups and this baseline."
     told = f"The largest standard error is {stderr:.2g} {units}".strip()

@@ -89,7 +89,7 @@ def test_the_table_has_a_line_for_each_entry_and_search_finds_every_word():
 
 
 def test_an_unknown_name_offers_the_nearest():
-    with pytest.raises(KeyError, match=r"no entry 'ersst-v4'; did you mean 'ersst-v5'\?\. Expected: one of ersst-v5, "):
+    with pytest.raises(KeyError, match=r"no entry 'ersst-v4'; did you mean 'ersst-v5'\? Expected: one of ersst-v5, "):
         catalog.info("ersst-v4")
 
 

@@ -229,7 +229,7 @@ def test_the_result_is_labelled(cnn, ds, layout):
     assert result.prediction.dims == result.base_value.dims == result.residual.dims == ("time", "lat", "lon")
     assert result.group.values.tolist()[:2] == ["tracer, south", "tracer, north"]
     assert result.group_variable.values[0] == "tracer"
-    assert result.attribution.attrs == {"long_name": "contribution to tracer +1", "units": "kg m-3"}
+    assert result.attribution.attrs == {"long_name": "contribution to tracer, one month ahead", "units": "kg m-3"}
     assert result.lat.attrs == ds.lat.attrs
     np.testing.assert_array_equal(result.valid_time, ds.time[1:3])
     assert result.attrs["title"] == "synthetic"

@@ -44,6 +44,14 @@ def test_uncorrelated_inputs_of_a_linear_model_cost_twice_their_variance_each_wa
     assert [unused.importance, unused.lower, unused.upper] == pytest.approx([0, 0, 0], abs=1e-12)
 
 
+def test_each_variable_is_shuffled_unless_groups_are_given():
+    ds, layout, function = linear_case()
+    found = permutation_importance(function, ds, layout=layout, permutations=shifts(40))
+    xr.testing.assert_identical(
+        found.drop_attrs(), importance(ds, layout, function, permutations=shifts(40)).drop_attrs()
+    )
+
+
 def test_twins_hide_each_other_in_a_single_pass_and_not_in_several():
     twin, other = orthogonal(30, 2).T
     ds, layout = table(np.stack([twin, twin, other], 1), 3 * twin + 2.5 * other)

@@ -245,7 +245,7 @@ def test_channels_that_are_no_targets_are_named(few, layout):
     explainer = Explainer(
         model, zero(layout), groups(layout), box_mean("warm", lat=slice(0, 90)), layout=layout, outputs=["cold", "warm"]
     )
-    assert explainer.measure.label == "mean of warm +1 over lat 0 to 90"
+    assert explainer.measure.label == "mean of warm over 0° to 90°N, one month ahead"
     assert abs(explainer.shapley(few).residual).max() < 1e-6
 
 
@@ -277,7 +277,7 @@ def test_estimators_of_samples_take_all_valid_inputs_in_order(ds, few, layout):
     x = packed(layout, ds)[:, valid].astype("float64")
     fitted = make_pipeline(StandardScaler(), LinearRegression()).fit(x, x[:, 0] + 2 * x[:, 5])
     result = Explainer(fitted, climatology(ds, layout), groups(layout), layout=layout).shapley(few)
-    assert (result.attrs["target"], result.attribution.attrs["units"]) == ("tracer +1", "kg m-3")
+    assert (result.attrs["target"], result.attribution.attrs["units"]) == ("tracer, one step ahead", "kg m-3")
     np.testing.assert_allclose(result.prediction, fitted.predict(x[:3]), rtol=1e-5)
     contribution = (x[:3] - x.mean(0)) * (fitted[-1].coef_ / fitted[0].scale_)
     np.testing.assert_allclose(result.attribution.sel(group="u"), contribution[:, 1::3].sum(1), atol=1e-5)

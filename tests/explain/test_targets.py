@@ -5,9 +5,11 @@ import pytest
 import xarray as xr
 
 from physml.explain import area_mean, box_mean, cell, field
+from physml.explain.models import words
 from physml.explain.models.outputs import Fields, Table, channels_named, outputs_of
 from physml.explain.models.targets import bind
 from physml.fields import FieldSpec
+from physml.timeaxis import TimeStep
 
 
 def outputs(layout, rows=3, seed=0):
@@ -26,13 +28,14 @@ def test_means_are_weighted_by_area_and_blind_to_land(ds, layout):
     measure = bind(box_mean("tracer", **box), layout)
     expected = labelled.sel(box).weighted(weights.sel(box)).mean(("lat", "lon"))
     np.testing.assert_allclose(measure.reduce(out)[:, 0], expected, rtol=1e-6)
-    assert measure.label == "mean of tracer +1 over lat -45 to 0, lon 60 to 180"
+    assert measure.label == "mean of tracer over 45°S to 0°, 60°E to 180°, one month ahead"
     assert (measure.units, measure.dims, measure.offset) == ("kg m-3", (), 1)
 
 
 def test_open_ranges_are_said_in_words(layout):
     where = dict(lat=slice(None, 0), lon=slice(180, None))
-    assert bind(box_mean("tracer", **where), layout).label == "mean of tracer +1 over lat up to 0, lon from 180"
+    label = "mean of tracer over latitudes up to 0°, longitudes from 180°, one month ahead"
+    assert bind(box_mean("tracer", **where), layout).label == label
 
 
 def test_a_cell_is_the_nearest_one_across_greenwich_too(layout):
@@ -146,12 +149,12 @@ def test_targets_add_up(ds, layout):
     dipole = bind(east - west, layout)
     np.testing.assert_allclose(dipole.reduce(out)[:, 0], value(east) - value(west), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(apply(dipole.weights, out), value(east - west), rtol=1e-12, atol=1e-14)
-    label = "mean of tracer +1 over lon 180 to 300 - mean of tracer +1 over lon 0 to 120"
+    label = "mean of tracer over 180° to 60°W, one month ahead, minus mean of tracer over 0° to 120°E, one month ahead"
     assert (dipole.label, dipole.units, dipole.offset, dipole.dims) == (label, "kg m-3", 1, ())
     mean = (east + 2 * west) / 4
     np.testing.assert_allclose(value(mean), value(east) / 4 + value(west) / 2, rtol=1e-12)
     np.testing.assert_allclose(value(sum([east, -west])), value(east - west), rtol=1e-12)
-    with pytest.raises(ValueError, match=r"target 'tracer \+1' cannot be added to others.*lambda ds"):
+    with pytest.raises(ValueError, match=r"target 'tracer, one month ahead' cannot be added to others.*lambda ds"):
         bind(field("tracer") - east, layout)
     with pytest.raises(TypeError, match="unsupported operand"):
         east + 1
@@ -197,7 +200,7 @@ def test_numbers_are_known_by_name():
     np.testing.assert_allclose(ratio.reduce(out), [[0.5], [0.6]], rtol=1e-6)
     with pytest.raises(KeyError, match="unknown output 'nino3'; did you mean 'nino34'"):
         bind("nino3", table)
-    with pytest.raises(TypeError, match=r"'mean of the output over lat 0 to 9' needs fields.*nino34, iod"):
+    with pytest.raises(TypeError, match=r"'mean of the output over 0° to 9°N' needs fields.*nino34, iod"):
         bind(box_mean(lat=slice(0, 9)), table)
 
 
@@ -210,3 +213,15 @@ def test_other_channels_on_the_grid_have_names(layout):
     assert isinstance(outputs_of((4, 6, 2), layout, ["dry", "wet"]), Fields)
     with pytest.raises(ValueError, match=r"outputs do not fit the model.*Expected: 3 names.*Received: 2"):
         outputs_of((4, 6, 3), layout, ["dry", "wet"])
+
+
+def test_targets_are_told_in_plain_words():
+    month, days = TimeStep("month", 3), TimeStep("duration", 5 * 86400e9)
+    assert words.ahead(2, month) == ", 6 months ahead" and words.ahead(-1, days) == ", 5 days before"
+    assert words.ahead(1, TimeStep("duration", 3600e9)) == ", one hour ahead"
+    assert words.ahead(2, TimeStep("number", 0.1)) == ", 2 steps ahead"
+    assert str(box_mean("t", lat=slice(None, -3), lon=slice(-50.90625, 40.0), lev=500)) == (
+        "mean of t over latitudes up to 3°S, 50.91°W to 40°E, lev 500"
+    )
+    assert str(box_mean("t", lon=slice(0, 360))) == "mean of t over all longitudes"
+    assert str(cell("t", lat=0.5, lon=330)) == "t at 0.5°N, 30°W"

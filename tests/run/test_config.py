@@ -192,7 +192,7 @@ SPLIT = {"boundaries": None}
 BAD = {
     "an unknown key": (
         changed(training={"epocs": 5}),
-        r"RUN.yaml: training.epocs is not a key of training; did you mean 'epochs'\?. Expected: one of epochs, batch_size.* "
+        r"RUN.yaml: training.epocs is not a key of training; did you mean 'epochs'\? Expected: one of epochs, batch_size.* "
         r"Received: epocs. Remedy: correct or remove training.epocs$",
     ),
     "an unknown section": (

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from physml import FieldModel, FieldSpec, Scaling, cli
-from physml.explain import groups, zero
+from physml.explain import area_mean, groups, zero
 from physml.explain.explainer import Explainer
 from physml.report import Report
 from physml.run import explain_settings as settings
@@ -79,6 +79,7 @@ def explained(files):
 
 def test_the_folder_is_whole_and_the_contributions_add_up(explained, files):
     out, result, said = explained
+    assert any(line.startswith("12 samples of 43 model rows each: 516 rows, about ") for line in said)
     assert {p.name for p in out.iterdir()} == {
         "explanation.nc",
         "report.html",
@@ -104,7 +105,7 @@ def test_the_page_says_what_was_asked_and_how_sure_it_is(explained):
     assert page.count("data:image/png;base64,") == 5
     for words in (
         "4 groups of inputs",
-        "over lat -30 to 30, lon 120 to 240",
+        "over 30°S to 30°N, 120°E to 120°W, 30 days ahead",
         "3 samples (seed 0)",
         "exact Shapley values",
         "round-off",
@@ -131,6 +132,9 @@ def test_samples_are_chosen_after_their_windows_are_cut(ds, model):
     every, few = whole.shapley(ds, "exact"), some.shapley(ds, "exact")
     assert few.sizes["time"] == 5
     xr.testing.assert_allclose(few.attribution, every.attribution.sel(time=few.time), atol=1e-5)
+    slopes = Chosen(model, zero(model.layout), groups(model.layout), area_mean("sst"))
+    slopes.chosen = 5
+    assert slopes.gradients(ds, "saliency").sizes["time"] == 5
 
 
 def test_the_colour_of_a_group_is_its_mean_departure_in_standard_deviations(ds, model):
@@ -184,7 +188,7 @@ def test_the_text_tells_exact_values_from_estimates_and_what_is_left_over():
     assert "exact for this model" in explanation_text(result()) and "round-off" in explanation_text(result())
     told = explanation_text(result(0.02))
     for words in (
-        "2 groups of inputs adds to mean of sst in 3 samples from 2000-01-01 to 2000-03-01",
+        "2 groups of inputs adds to the mean of sst in 3 samples from 2000-01-01 to 2000-03-01",
         "baseline: climatology",
         "12\N{NARROW NO-BREAK SPACE}345 rows",
         "seed 3",
@@ -245,7 +249,7 @@ def test_the_table_is_ordered_and_has_units_and_intervals():
     assert rows[0]["share of all"] == "69 %"
     # t(12) 0.02 / sqrt(3) = 0.0252 about 0.2333
     assert rows[0]["95 % interval"] == "0.208 to 0.258"
-    assert explanation_table(result())[0]["95 % interval"] == "exact"
+    assert "95 % interval" not in explanation_table(result())[0]
     assert "contribution [K]" in explanation_table(result().isel(time=0))[0]
 
 
@@ -280,7 +284,8 @@ def test_a_setting_reads_as_a_call(text):
 def test_a_setting_may_be_a_mapping():
     call = settings.read_call({"box_mean": {"name": "sst", "lat": [-5, 5]}}, "target")
     assert call.name == "box_mean" and call.named["lat"] == [-5, 5]
-    assert settings.read_target({"box_mean": {"name": "sst", "lat": [-5, 5]}}).label == "mean of {} over lat -5 to 5"
+    target = settings.read_target({"box_mean": {"name": "sst", "lat": [-5, 5]}})
+    assert str(target) == "mean of sst over 5°S to 5°N"
 
 
 def test_samples_are_a_number_a_range_or_all():

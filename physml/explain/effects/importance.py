@@ -43,6 +43,7 @@ from physml.explain.effects.truth import truth_of
 from physml.explain.models.adapting import adapt
 from physml.explain.models.targets import bind
 from physml.explain.players.groups import Groups
+from physml.explain.players.groups import groups as players
 from physml.provenance import stamp
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ DIRECTIONS = ("backward", "forward")
 def permutation_importance(
     model: Any,
     ds: xr.Dataset,
-    groups: Groups,
+    groups: Groups | None = None,
     target: Any = None,
     *,
     score: str | Callable[[Any, Any], float] = "rmse",
@@ -88,7 +89,7 @@ def permutation_importance(
         take no more than *memory* bytes, else batch by batch through dask; shuffled samples then lie anywhere, which costs
         the least with a long *block*.
     groups
-        What is shuffled: :func:`physml.explain.groups`.
+        What is shuffled: :func:`physml.explain.groups`; each input variable by default.
     score, better
         See :func:`physml.explain.scoring.score_of`; for a function, *better* says which values are, ``"smaller"`` or
         ``"larger"``. Cells where the truth is missing do not count; nor do, for one number, samples.
@@ -154,6 +155,7 @@ def permutation_importance(
         refuse("n_permutations is out of range", "a whole number >= 1", repr(n_permutations), "leave it out")
     adapted = adapt(model, layout, None, outputs)
     layout, measure, rule = adapted.layout, bind(target, adapted.outputs), score_of(score, better)
+    groups = players(layout) if groups is None else groups
     if groups.owner.shape != (*layout.shape, len(layout.inputs)):
         expected = f"Groups on [*space, channel] = {(*layout.shape, len(layout.inputs))}"
         refuse("groups do not fit the inputs of the model", expected, groups.owner.shape, "make them with its layout")

@@ -79,7 +79,7 @@ def attribute(
     """
     chosen = _kind(kind, settings)
     grouped = isinstance(chosen, Occlusion) and chosen.patches is None
-    packed, beside = explainer.read(ds) if chosen.compared else (explainer.layout.pack(ds, "inputs"), None)
+    packed, beside = explainer.read(ds, chosen.compared)
     layout, measure, sample = explainer.layout, explainer.measure, explainer.layout.spec.sample_dim
     _check(explainer, kind, chosen, grouped)
     dtype = str(explainer.adapted.dtype or packed.dtype)

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from physml._errors import closest, describe, refuse
+from physml.explain.models import words
 from physml.explain.models.outputs import Fields, Given, Outputs, Table
 from physml.layout import Layout
 
@@ -72,7 +73,9 @@ def combined(parts: Sequence[tuple[float, Measure]]) -> Measure:
         Where one of them is not one number that is linear in the output.
     """
     total: Any = 0.0
-    words = ""
+    told = ""
+    long = any(" " in part.label for _, part in parts)
+    plus, minus = (", plus ", ", minus ") if long else (" + ", " - ")
     for factor, part in parts:
         if part.weights is None:
             refuse(
@@ -83,10 +86,11 @@ def combined(parts: Sequence[tuple[float, Measure]]) -> Measure:
             )
         total = total + factor * part.weights
         times = "" if abs(factor) == 1 else f"{abs(factor):g} x "
-        words += (" - " if factor < 0 else " + " if words else "") + times + part.label
+        sign = minus if factor < 0 else plus if told else ""
+        told += (sign if told or long else sign.strip()) + times + part.label
     units, offsets = {p.units for _, p in parts}, {p.offset for _, p in parts}
     return linear(
-        total, words.strip(), units.pop() if len(units) == 1 else None, offsets.pop() if len(offsets) == 1 else 0
+        total, told.lstrip(", "), units.pop() if len(units) == 1 else None, offsets.pop() if len(offsets) == 1 else 0
     )
 
 
@@ -113,12 +117,9 @@ def column(name: str | None, outputs: Table) -> Measure:
     if name not in outputs.names:
         raise KeyError(_unknown(name, outputs.names))
     i = outputs.names.index(name)
-    return linear(
-        np.eye(len(outputs.names))[i],
-        name,
-        outputs.units[i] if outputs.units else None,
-        outputs.offsets[i] if outputs.offsets else 0,
-    )
+    offset = outputs.offsets[i] if outputs.offsets else 0
+    unit = outputs.units[i] if outputs.units else None
+    return linear(np.eye(len(outputs.names))[i], words.output(name, offset), unit, offset)
 
 
 def variable(name: str | None, outputs: Given) -> Measure:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from physml._errors import closest, describe
+from physml.explain.models import words
 from physml.explain.models.measures import Measure as Measure
 from physml.explain.models.measures import column, combined, linear, of_function, variable
 from physml.explain.models.outputs import Fields, Given, Outputs, Table
@@ -20,7 +21,7 @@ from physml.explain.models.own_grids import on_its_grid
 from physml.explain.players.groups import box_cells, nearest_cell
 
 if TYPE_CHECKING:
-    from physml.layout import Layout
+    from physml.layout import Channel, Layout
 
 
 class Linear:
@@ -76,8 +77,8 @@ class Target(Linear):
     ----------
     name
         Output variable; None: the only one.
-    label
-        How the target is called, with ``{}`` where the channel goes.
+    pattern
+        How the target is called: ``{what}`` is the output, ``{where}`` the place.
     where
         Coordinate ranges or points in space, an ``offset`` and labels of levels where there are several.
     weigh
@@ -87,10 +88,17 @@ class Target(Linear):
     """
 
     name: str | None
-    label: str
+    pattern: str
     where: Mapping[str, Any]
     weigh: Callable[[Layout, dict[str, Any], np.ndarray, str], np.ndarray] | None
     area: bool = False
+
+    def __str__(self) -> str:
+        """Return the target in words."""
+        return self._told(self.name or "the output", {n: v for n, v in self.where.items() if n != "offset"})
+
+    def _told(self, what: str, where: Mapping[str, Any]) -> str:
+        return self.pattern.format(what=what, where=words.place(where) or "all cells")
 
     def terms(self) -> tuple[tuple[float, Target], ...]:
         """Return the target itself."""
@@ -108,7 +116,7 @@ class Target(Linear):
         """
         channel, inside = _channel(layout, self.name, self.where)
         chosen = layout.targets[channel]
-        label = self.label.format(chosen)
+        label = self._told(words.channel(chosen), inside) + words.ahead(chosen.offset, layout.step)
         valid = layout.valid("targets")[..., channel]
         if self.weigh is None and not layout.space:
             one = np.eye(len(layout.targets))[channel]
@@ -149,12 +157,12 @@ def field(name: str | None = None, **where: Any) -> Target:
     **where
         ``offset=...`` [steps] and labels of levels, needed where the variable has several channels.
     """
-    return Target(name, "{}", where, None)
+    return Target(name, "{what}", where, None)
 
 
 def area_mean(name: str | None = None, **where: Any) -> Target:
     """Explain the mean of an output variable over all valid cells, weighted by area; see :func:`field`."""
-    return Target(name, "area mean of {}", where, lambda layout, inside, valid, label: layout.weights, True)
+    return Target(name, "area mean of {what}", where, lambda layout, inside, valid, label: layout.weights, True)
 
 
 def box_mean(name: str | None = None, **where: Any) -> Target:
@@ -170,21 +178,14 @@ def box_mean(name: str | None = None, **where: Any) -> Target:
 
     Examples
     --------
-    >>> box_mean("sst", lat=slice(-5, 5), lon=slice(190, 240)).label
-    'mean of {} over lat -5 to 5, lon 190 to 240'
+    >>> print(box_mean("sst", lat=slice(-5, 5), lon=slice(190, 240)))
+    mean of sst over 5°S to 5°N, 170°W to 120°W
     """
 
     def weigh(layout: Layout, inside: dict[str, Any], valid: np.ndarray, label: str) -> np.ndarray:
         return layout.weights * box_cells(layout, inside, f"target {label!r}")
 
-    ranges = ", ".join(f"{n} {_range(s)}".strip() for n, s in where.items() if isinstance(s, slice))
-    return Target(name, f"mean of {{}} over {ranges or 'all cells'}", where, weigh, True)
-
-
-def _range(s: slice) -> str:
-    if s.start is None or s.stop is None:
-        return "" if s.start is s.stop else f"up to {s.stop}" if s.start is None else f"from {s.start}"
-    return f"{s.start} to {s.stop}"
+    return Target(name, "mean of {what} over {where}", where, weigh, True)
 
 
 def cell(name: str | None = None, **where: Any) -> Target:
@@ -211,8 +212,7 @@ def cell(name: str | None = None, **where: Any) -> Target:
             )
         return np.arange(valid.size).reshape(valid.shape) == nearest
 
-    point = ", ".join(f"{n}={v}" for n, v in where.items())
-    return Target(name, f"{{}} at {point}", where, weigh)
+    return Target(name, "{what} at {where}", where, weigh)
 
 
 def bind(target: Any, outputs: Outputs | Layout) -> Measure:
@@ -274,7 +274,7 @@ def _in_space(target: Target, outputs: Outputs) -> Measure:
         return column(target.name, outputs)
     raise TypeError(
         describe(
-            f"target {target.label.format(target.name or 'the output')!r} needs fields",
+            f"target {str(target)!r} needs fields",
             expected=f"the name of one of the numbers the model returns: {', '.join(outputs.names)}",
             received="a selection in space",
             remedy=f"for instance target={outputs.names[0]!r}",
@@ -310,11 +310,28 @@ def _channel(layout: Layout, name: str | None, where: Mapping[str, Any]) -> tupl
                 f"target fits {len(fit)} output channels",
                 expected="one of " + ", ".join(repr(str(c)) for c in layout.targets),
                 received=", ".join(repr(str(layout.targets[i])) for i in fit) or f"{name or ''} {dict(where)}",
-                remedy="name the variable, and give offset=... and the level where it has several; targets of several levels "
-                "can be added: box_mean('t', lev=500) + box_mean('t', lev=850)",
+                remedy=_narrower([layout.targets[i] for i in fit]),
             )
         )
     return fit[0], inside
+
+
+def _narrower(fit: list[Channel]) -> str:
+    """Return what would tell apart the channels that a target fits."""
+    if not fit:
+        return "correct offset and level"
+    apart: list[str] = []
+    if len({c.name for c in fit}) > 1:
+        apart.append(f"name the variable, such as {fit[0].name!r}")
+    offsets = [str(o) for o in dict.fromkeys(c.offset for c in fit)]
+    if len(offsets) > 1:
+        apart.append(f"add offset={', '.join(offsets[:-1])} or {offsets[-1]} [steps]")
+    for dim in dict.fromkeys(d for c in fit for d in c.level):
+        labels = list(dict.fromkeys(c.level[dim] for c in fit if dim in c.level))
+        if len(labels) > 1:
+            one, two = (f"box_mean({fit[0].name!r}, {dim}={label!r})" for label in labels[:2])
+            apart.append(f"give {dim}=...; targets of several levels can be added: {one} + {two}")
+    return "; ".join(apart)
 
 
 def _flat(outputs: np.ndarray) -> np.ndarray:

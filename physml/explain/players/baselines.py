@@ -172,7 +172,7 @@ def normalised_zero(scaling: Scaling | Any) -> Baseline:
     return Baseline("normalised zero" + ("" if keys is None else " by month"), values, keys)
 
 
-def samples(ds: xr.Dataset, layout: Any, n: int, seed: int) -> Baseline:
+def samples(ds: xr.Dataset, layout: Any, n: int, seed: int = 0) -> Baseline:
     """Return *n* different samples of *ds*; the value of a coalition is the mean over them.
 
     Raises

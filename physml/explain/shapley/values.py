@@ -134,6 +134,38 @@ def attribute(
     )
 
 
+def rows_each(
+    explainer: Explainer,
+    n_slots: int,
+    method: str | Estimator = "auto",
+    *,
+    pairs: int | None = None,
+    tol: float | None = None,
+    rtol: float | None = None,
+    max_rows: int | None = None,
+    nested: Any = None,
+    **others: Any,
+) -> int | None:
+    """Return the model rows of one sample, the fewest where a tolerance decides; None for trees.
+
+    Parameters
+    ----------
+    explainer, method, pairs, tol, rtol, max_rows, nested
+        As for :func:`attribute`.
+    n_slots
+        Baseline rows of a sample.
+    **others
+        Further settings of :func:`attribute`, which cost nothing.
+    """
+    players, stopping = explainer.players, Stopping(tol, rtol, max_rows)
+    unions = unions_of(players, nested)
+    if method == "trees" or (method == "auto" and not unions and forest_of(explainer) is not None):
+        return None
+    if isinstance(method, str):
+        method = _estimator(method, len(players), n_slots, pairs, 0, stopping, unions)
+    return 1 + stopping.first(method, len(players), n_slots) * method.rows_each(len(players), n_slots)
+
+
 def _estimator(
     method: str, n_groups: int, n_slots: int, pairs: int | None, seed: int, stopping: Stopping, unions: Unions
 ) -> Estimator:
