@@ -11,7 +11,7 @@ climatology of the same month, with 95 % intervals; the contribution of every re
 and another network of the same skill may lean on others.
 
 Number of patterns, dropout and epochs are those of least error in blocks of six years left out of 1960 to 1995 in turn
-(benchmarks/enso_settings.py: 0.64 K, damped persistence 0.77 K); lags, widths and the size of the ensemble were not searched.
+(benchmarks/explain_enso_settings.py: 0.64 K, damped persistence 0.77 K); lags, widths and the size of the ensemble were not searched.
 The years from 1996 on took no part in that choice; earlier versions of this example had been made with them in view.
 
     python examples/explain_enso.py [ersst_v3b_1960-2009.nc] [--out explain-enso] [--short]

@@ -1,6 +1,6 @@
 """Settings of the network of examples/explain_enso.py, chosen by blocks of six years left out of 1960 to 1995 alone.
 
-    python benchmarks/enso_settings.py [ersst_v3b_1960-2009.nc]
+    python benchmarks/explain_enso_settings.py [ersst_v3b_1960-2009.nc]
 
 prints one JSON line per choice: the error of Niño 3.4 in the blocks left out, beside damped persistence; then the choice. Blocks
 are left out whole: no window of training, of inputs or target, reaches into them, and climatology and patterns are those of the
