@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import time
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from rich.console import Console
 
 from physml import verify
 from physml._atomic import replacing
-from physml._errors import describe
 from physml.assimilation import (
     BLUE,
     Cycle,
@@ -43,6 +41,7 @@ from physml.networks.convolutional import cnn
 from physml.provenance import record, stamp
 from physml.run.demo_report import write_report
 from physml.run.fit import display, fit
+from physml.run.folder import place_for
 from physml.testbeds.gyre import simulate
 
 TRACER, SPACE = "tracer", ("lat", "lon")
@@ -104,35 +103,9 @@ def demo(out: str, *, short: bool = False, seed: int = 0, overwrite: bool = Fals
     ImportError
         Where matplotlib is not installed.
     """
-    target = Path(out).resolve()
-    held = {p.name for p in target.iterdir()} if target.exists() else set()
-    if held and overwrite and not {"scores.json", "report.html"} <= held:
-        raise FileExistsError(
-            describe(
-                f"--out {out!r} holds no demonstration that could be replaced",
-                expected="a folder with scores.json and report.html, or none",
-                received=", ".join(sorted(held)[:5]),
-                remedy="choose another folder",
-            )
-        )
-    if held and not overwrite:
-        raise FileExistsError(
-            describe(
-                f"--out {out!r} is there already",
-                expected="a new or empty folder",
-                received=f"{len(held)} entries",
-                remedy="choose another folder, or --overwrite",
-            )
-        )
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(
-            describe(
-                "physml demo draws figures",
-                expected="matplotlib",
-                received="not installed",
-                remedy="pip install 'physml[plot]'",
-            )
-        )
+    target = place_for(
+        out, ("report.html", "scores.json"), command="physml demo", what="demonstration", overwrite=overwrite
+    )
     settings = replace(SHORT if short else Settings(), seed=seed)
     with replacing(target) as made:
         made.mkdir()

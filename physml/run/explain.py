@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import time
@@ -15,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from physml._atomic import replacing
-from physml._errors import closest, describe, refuse
+from physml._errors import closest, refuse
 from physml.explain.explainer import Explainer
 from physml.explain.shapley.values import rows_each
 from physml.plot import _style as style
@@ -23,6 +22,7 @@ from physml.provenance import record, stamp
 from physml.run import explain_settings as settings
 from physml.run.explain_fields import input_anomalies, painted
 from physml.run.explain_report import explanation_section, kind_of, phrase
+from physml.run.folder import place_for
 from physml.run.train import IN_MEMORY, open_for
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def explain_run(
         Where matplotlib is not installed.
     """
     settings.check(target, baseline, groups, method)
-    place = _place(Path(out).resolve(), overwrite)
+    place = place_for(out, (RESULT, PAGE), command="physml explain", what="explanation", overwrite=overwrite)
     network, prepared = open_for(model, data)
     reference = prepared if baseline_data is None else open_for(network, baseline_data)[1]
     explainer = Chosen(
@@ -228,41 +228,6 @@ def cost(explainer: Explainer, ds: xr.Dataset, call: settings.Call) -> list[str]
     if seconds > LONG:
         told.append(f"shorter: fewer --samples (now {count}), fewer groups, or --method 'permutations(pairs=8)'")
     return told
-
-
-def _place(target: Path, overwrite: bool) -> Path:
-    """Return the folder to be written, or say why it may not be."""
-    held = {p.name for p in target.iterdir()} if target.is_dir() else set()
-    if target.exists() and not target.is_dir():
-        held = {target.name}
-    if held and overwrite and not {RESULT, PAGE} <= held:
-        raise FileExistsError(
-            describe(
-                f"--out {str(target)!r} holds no explanation that could be replaced",
-                expected=f"a folder with {RESULT} and {PAGE}, or none",
-                received=", ".join(sorted(held)[:5]),
-                remedy="choose another folder",
-            )
-        )
-    if held and not overwrite:
-        raise FileExistsError(
-            describe(
-                f"--out {str(target)!r} is there already",
-                expected="a new or empty folder",
-                received=f"{len(held)} entries",
-                remedy="choose another folder, or --overwrite",
-            )
-        )
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(
-            describe(
-                "physml explain draws figures",
-                expected="matplotlib",
-                received="not installed",
-                remedy="pip install 'physml[plot]'",
-            )
-        )
-    return target
 
 
 def _listed(data: str | Sequence[str]) -> list[str]:

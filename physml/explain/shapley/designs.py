@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,6 +101,25 @@ class Estimator(Protocol):
 
     def gathering(self, n_groups: int, n_slots: int, n_out: int) -> Gathering:
         """Return what takes the replicates."""
+
+
+class Whole:
+    """What estimators share that value one fixed set of coalitions: a single replicate, without error."""
+
+    seed = "none"
+    pairs = None
+
+    def row_bytes(self, n_groups: int) -> int:
+        """Return the bytes of one row: a coalition and a weight for each group."""
+        return 9 * n_groups
+
+    def fewest(self, n_groups: int) -> int:
+        """Return 1."""
+        return 1
+
+    def most(self, n_groups: int, n_slots: int) -> float:
+        """Return no bound."""
+        return math.inf
 
 
 def accept_draw(pairs: int, seed: int, least: int, usual: int) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from physml._errors import refuse
-from physml.explain.shapley.designs import Design, all_coalitions, every_slot
+from physml.explain.shapley.designs import Design, Whole, all_coalitions, every_slot
 from physml.explain.shapley.gathering import Means
 
 EXACT_LIMIT = 12
@@ -22,7 +22,7 @@ EXACT_LIMIT = 12
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(Whole):
     """All 2^G coalitions: the Shapley values themselves.
 
     Parameters
@@ -33,24 +33,10 @@ class Exact:
 
     limit: int = EXACT_LIMIT
     name = "exact Shapley values"
-    seed = "none"
-    pairs = None
 
     def rows_each(self, n_groups: int, n_slots: int) -> int:
         """Return the number of coalitions but the full and the empty one, times that of baseline rows."""
         return n_slots * (2**n_groups - 2)
-
-    def row_bytes(self, n_groups: int) -> int:
-        """Return the bytes of one row."""
-        return 9 * n_groups
-
-    def fewest(self, n_groups: int) -> int:
-        """Return 1."""
-        return 1
-
-    def most(self, n_groups: int, n_slots: int) -> float:
-        """Return no bound."""
-        return math.inf
 
     def design(
         self, n_groups: int, n_slots: int, sample: int = 0, *, pairs: int | None = None, start: int = 0

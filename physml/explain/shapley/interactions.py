@@ -24,7 +24,7 @@ import xarray as xr
 
 from physml._errors import closest, describe
 from physml.explain.result import Part
-from physml.explain.shapley.designs import Design, Estimator, accept_draw, all_coalitions, deal, every_slot
+from physml.explain.shapley.designs import Design, Estimator, Whole, accept_draw, all_coalitions, deal, every_slot
 from physml.explain.shapley.exact import EXACT_LIMIT, accept, shapley_matrix
 from physml.explain.shapley.gathering import Means
 from physml.explain.shapley.sweep import Stopping
@@ -45,7 +45,7 @@ def pair_index(n_groups: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ExactInteractions:
+class ExactInteractions(Whole):
     """All 2^G coalitions: the interactions themselves.
 
     Parameters
@@ -56,8 +56,6 @@ class ExactInteractions:
 
     limit: int = EXACT_LIMIT
     name = "exact Shapley interactions"
-    seed = "none"
-    pairs = None
 
     def rows_each(self, n_groups: int, n_slots: int) -> int:
         """Return the number of coalitions but the full and the empty one, times that of baseline rows."""
@@ -66,14 +64,6 @@ class ExactInteractions:
     def row_bytes(self, n_groups: int) -> int:
         """Return the bytes of one row."""
         return n_groups + 4 * n_groups * (n_groups + 1)
-
-    def fewest(self, n_groups: int) -> int:
-        """Return 1."""
-        return 1
-
-    def most(self, n_groups: int, n_slots: int) -> float:
-        """Return no bound."""
-        return math.inf
 
     def design(
         self, n_groups: int, n_slots: int, sample: int = 0, *, pairs: int | None = None, start: int = 0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from physml._errors import refuse
-from physml.explain.shapley.designs import Design, every_slot
+from physml.explain.shapley.designs import Design, Whole, every_slot
 from physml.explain.shapley.gathering import Means
 from physml.explain.shapley.nesting import Unions, branches
 
@@ -26,7 +26,7 @@ EXACT_MARGINS = 2**18
 
 
 @dataclass(frozen=True)
-class ExactOwen:
+class ExactOwen(Whole):
     """All coalitions that orders of nested unions pass through: the Owen values themselves.
 
     ``phi_i`` is the mean over sets R of other unions and T of groups of its own union of ``v(R + T + i) - v(R + T)``, with the
@@ -40,24 +40,10 @@ class ExactOwen:
 
     unions: Unions
     name = "exact Owen values"
-    seed = "none"
-    pairs = None
 
     def rows_each(self, n_groups: int, n_slots: int) -> int:
         """Return the rows of all coalitions."""
         return len(self.design(n_groups, n_slots).coalitions)
-
-    def row_bytes(self, n_groups: int) -> int:
-        """Return the bytes of one row."""
-        return 9 * n_groups
-
-    def fewest(self, n_groups: int) -> int:
-        """Return 1."""
-        return 1
-
-    def most(self, n_groups: int, n_slots: int) -> float:
-        """Return no bound."""
-        return math.inf
 
     def design(
         self, n_groups: int, n_slots: int, sample: int = 0, *, pairs: int | None = None, start: int = 0
