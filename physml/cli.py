@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         "--target",
         metavar="TARGET",
         help="box_mean(NAME, lat=LOW:HIGH, ...), area_mean(NAME), cell(NAME, lat=..., ...), "
-        "field(NAME), the name of an output; the whole output by default",
+        "field(NAME), the name of an output; offset=STEPS in the brackets where it has several; the whole output by default",
     )
     explain.add_argument(
         "--groups",
