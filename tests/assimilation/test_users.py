@@ -115,6 +115,7 @@ def test_a_number_stands_for_independent_errors_within_a_whole():
         bind(np.array([[1.0, np.nan], [np.nan, 1.0]]))
 
 
+@pytest.mark.long
 def test_iterations_that_do_not_converge_warn():
     rng = np.random.default_rng(0)
     obs = PointObservations(rng.normal(size=60), rng.uniform(-28, 28, 60), rng.uniform(0, 360, 60))

@@ -266,9 +266,8 @@ def residual_size(model, ds):
     )
 
 
-@pytest.mark.parametrize(
-    ("policy", "jit"), [("float32", False), pytest.param("mixed_float16", True, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("policy", "jit"), [("float32", False), ("mixed_float16", True)])
 def test_a_model_learns_under_joint_laws_and_is_one_file(air, tmp_path, policy, jit):
     model = model_with_laws(air, JOINT, policy=policy)
     model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=jit)

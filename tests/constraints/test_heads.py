@@ -70,9 +70,7 @@ def model_of(scaling, head, dtype="float32", **options):
     return FieldModel(network, scaling=scaling, head=head, **options)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.long] * (n in ("Helmholtz", "Streamfunction"))) for n in CASES]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n != "Transport")) for n in CASES])
 def test_a_model_learns_and_its_file_is_the_whole_of_it(batches, name, tmp_path):
     scaling, (x, y, w), head = case(batches, name)
     model = model_of(scaling, head)

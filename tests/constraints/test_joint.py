@@ -216,7 +216,7 @@ def case(ocean, key, seed=0, scale=1.0):
 
 @pytest.mark.parametrize(
     "key",
-    [pytest.param(k, marks=[pytest.mark.long] * k.startswith(("an order", "a stable"))) for k in MIXED],
+    [pytest.param(k, marks=[pytest.mark.long] * k.startswith(("an order", "a stable", "rows"))) for k in MIXED],
 )
 def test_all_laws_hold_together_and_again_changes_nothing(ocean, key):
     laws, layout, y, x = case(ocean, key)

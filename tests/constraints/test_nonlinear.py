@@ -171,6 +171,7 @@ def test_saturation_humidity_is_that_of_the_tables():
     )
 
 
+@pytest.mark.long
 def test_a_model_keeps_them_and_is_saved_with_them(flow, tmp_path):
     laws = [
         KineticEnergy(("u", "v"), ("lat", "lon"), "volume"),
