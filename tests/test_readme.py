@@ -14,9 +14,9 @@ def block(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.M | re.S)
 
 
-def test_the_script_runs_and_its_forecast_obeys_its_laws(tmp_path, monkeypatch):
+def test_the_scripts_run_and_their_forecast_obeys_its_laws_and_is_explained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (script,) = block("python")
+    script, why = block("python")
     names = {}
     exec(script, names)
     forecast = physml.predict("tracer.keras", names["test"]).tracer
@@ -25,6 +25,14 @@ def test_the_script_runs_and_its_forecast_obeys_its_laws(tmp_path, monkeypatch):
     before = (names["test"].tracer.astype("float64") * volume).sum(("lat", "lon"))
     after = (forecast.astype("float64") * volume).sum(("lat", "lon"))
     assert float(abs(after.values / before.values - 1).max()) < 1e-6
+
+    exec(why, names)
+    found = names["why"]
+    whole = found.base_value + found.attribution.sum("group")
+    assert float(abs(whole - found.prediction).max()) < 1e-12
+    mean = abs(found.attribution).mean(("run", "time")).groupby("group_variable").sum()
+    assert float(mean.sel(group_variable="tracer")) > float(mean.sel(group_variable=["u", "v"]).max())
+    assert (tmp_path / "why.png").stat().st_size > 10_000
 
 
 def test_there_are_two_commands():
