@@ -25,7 +25,7 @@ start_backend()
 
 import keras  # noqa: E402  after the start-up messages
 
-PATTERNS, DROPOUTS, EPOCHS = (10, 20, 30, 40), (0.0, 0.3, 0.5), (10, 20, 40, 80)
+PATTERNS, DROPOUTS, EPOCHS = (20, 30, 40), (0.0, 0.3, 0.5), (10, 20, 40, 80)
 YEARS = 6
 
 
@@ -71,6 +71,7 @@ def main() -> None:
             seen = np.concatenate([parts[starts + o[0]] for o in sorted(example.LAGS.values())], 1)
             at = {t: i for i, t in enumerate(starts)}
             weight = np.linalg.norm(back, axis=1) / np.linalg.norm(back[0])
+            keras.backend.clear_session()  # else every network made stays in memory
             model, _, members = example.ensemble(seen.shape[1], number, dropout)
 
             scores = Scores(seen[[at[t] for t in test]], back.T @ np.diag(1 / weight), index, truth)
