@@ -11,7 +11,7 @@ import functools
 import math
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -156,8 +156,7 @@ def _run(
     numbers = np.ravel_multi_index(tuple(places), outer)
 
     def where(row: int) -> str:
-        at = [f"{d} {labels[str(d)][i]}" for d, i in zip(names, places[:, row], strict=True) if str(d) in labels]
-        return "ds at " + (", ".join(at) or f"sample {numbers[row]}")
+        return sample_name(int(numbers[row]), outer, names, labels)
 
     inputs = clean(x.reshape(-1, *x.shape[n_outer:]), layout, where)
     if own is not None:
@@ -171,6 +170,23 @@ def _run(
         rows, index = inputs[:0], np.zeros((len(inputs), 0), int)
     found = task(Block(inputs, numbers, rows, index))
     return found.reshape(len(found), *x.shape[:n_outer], -1)
+
+
+def sample_name(
+    number: int, outer: tuple[int, ...], names: tuple[str, ...], labels: Mapping[str, np.ndarray | xr.DataArray]
+) -> str:
+    """Return how errors call a sample: by its labels, or its *number* among all.
+
+    Parameters
+    ----------
+    number, outer
+        Place of the sample among all, and the sizes of the dimensions of members and samples.
+    names, labels
+        Of these dimensions; one without labels is left out.
+    """
+    places = np.unravel_index(number, outer)
+    at = [f"{d} {np.asarray(labels[d])[i]}" for d, i in zip(names, places, strict=True) if d in labels]
+    return "ds at " + (", ".join(at) or f"sample {number}")
 
 
 def _blocks(outer: tuple[int, ...], at_a_time: int) -> Iterator[tuple[slice, ...]]:

@@ -64,8 +64,7 @@ def bars(
     result = style.attribution_of(attribution)
     rest = [d for d in result["attribution"].dims if d != "group"]
     keeps_sign = signed or not rest
-    union = next((n for n in ("group_parent", "group_union") if n in result.coords), None)
-    rows = None if union is None else _nested(result, union, keeps_sign, interval)
+    rows = _nested(result, keeps_sign, interval) if "group_parent" in result.coords else None
     if rows is None:
         mean, half = common.mean_of(result, signed, interval)
         order = np.argsort(-abs(mean).values, kind="stable")
@@ -201,10 +200,10 @@ class _Row:
         self.reach = (value - half, value + half)
 
 
-def _nested(result: xr.Dataset, union: str, keeps_sign: bool, interval: str) -> list[_Row] | None:
+def _nested(result: xr.Dataset, keeps_sign: bool, interval: str) -> list[_Row] | None:
     """Return a row for each parent, largest first, and below it one for each of its groups."""
     phi = result["attribution"].astype("float64")
-    parents = [str(p) for p in result[union].values]
+    parents = [str(p) for p in result["group_parent"].values]
     names = [str(n) for n in result["group"].values]
     if len(set(parents)) == len(parents):
         return None

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from physml._errors import is_count, refuse
-from physml.explain.blocks import BLOCK_BYTES
-from physml.explain.models.valued import default_rows, valued
+from physml.explain.blocks import BLOCK_BYTES, sample_name
+from physml.explain.models.valued import accept_batch_rows, default_rows, valued
 from physml.explain.players.baselines import clean
 
 if TYPE_CHECKING:
@@ -88,9 +87,8 @@ class Rows:
 
     def _checked(self, values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         def where(row: int) -> str:
-            at = zip(self.dims, np.unravel_index(numbers[row], self.outer), strict=True)
-            said = [f"{d} {self.packed[d].values[i]}" for d, i in at if d in self.packed.coords]
-            return "ds at " + (", ".join(said) or f"sample {numbers[row]}")
+            labels = {d: self.packed[d] for d in self.dims if d in self.packed.coords}
+            return sample_name(int(numbers[row]), self.outer, self.dims, labels)
 
         return clean(values, self.layout, where) if self._clean else values
 
@@ -127,8 +125,7 @@ class Answers:
     """
 
     def __init__(self, adapted: Adapted, measure: Measure, each: int, most: int, batch_rows: int | None = None) -> None:
-        if batch_rows is not None and not is_count(batch_rows):
-            refuse("batch_rows is not positive", "a whole number >= 1", repr(batch_rows), "leave it out")
+        accept_batch_rows(batch_rows)
         # A compiled model sees one size of batch; others gain by large ones.
         self.fixed = adapted.compiled
         loose = int(np.clip(2**26 // max(each, 1), 1, LOOSE_ROWS))

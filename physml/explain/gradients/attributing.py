@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from physml._errors import closest, is_count, refuse
+from physml._errors import closest, refuse
 from physml.explain.blocks import Block, over_samples, samples_at_a_time
 from physml.explain.gradients.kinds import Kind
 from physml.explain.gradients.occlusion import Occlusion, by_groups
 from physml.explain.gradients.work import Work, keras_of
-from physml.explain.models.valued import default_rows
+from physml.explain.models.valued import accept_batch_rows, default_rows
 from physml.explain.result import Part, label
 from physml.provenance import same_units
 
@@ -94,8 +94,7 @@ def attribute(
     each = len(explainer.players) * slots if grouped else chosen.rows(explainer, slots)
     # A gradient remembers what all layers made of a batch: a quarter of the rows of a value.
     usual = default_rows((16 if chosen.derivative else 4) * int(np.prod(shape)))
-    if batch_rows is not None and not is_count(batch_rows):
-        refuse("batch_rows is not positive", "a whole number >= 1", repr(batch_rows), "leave it out")
+    accept_batch_rows(batch_rows)
     batch_rows = min(usual if batch_rows is None else batch_rows, at_a_time * each)
     work = Work(explainer, batch_rows, min(batch_rows, at_a_time), dtype)
     values = over_samples(

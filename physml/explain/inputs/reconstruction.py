@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from physml._errors import describe, is_count, refuse
+from physml._errors import describe, refuse
 from physml.explain.blocks import Block, over_samples, samples_at_a_time
 from physml.explain.gradients.rows import in_batches
 from physml.explain.inputs.metric import spread_of
 from physml.explain.models.adapting import adapt
 from physml.explain.models.outputs import Fields
-from physml.explain.models.valued import default_rows
+from physml.explain.models.valued import accept_batch_rows, default_rows
 from physml.provenance import stamp
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def novelty(
     """
     if not 0 < quantile < 1:
         refuse("quantile is out of range", "a number in (0, 1)", quantile, "pass quantile=0.99")
-    if batch_rows is not None and not is_count(batch_rows):
-        refuse("batch_rows is not positive", "a whole number >= 1", repr(batch_rows), "leave it out")
+    accept_batch_rows(batch_rows)
     adapted = adapt(autoencoder, layout)
     layout = adapted.layout
     same = _reconstructed(adapted)

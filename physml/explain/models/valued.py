@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from physml._errors import describe
+from physml._errors import describe, is_count, refuse
 from physml.explain.models.adapting import Adapted, Forward
 from physml.explain.models.targets import Measure
 
@@ -38,6 +38,12 @@ def valued(adapted: Adapted, measure: Measure) -> Forward:
         return values
 
     return value
+
+
+def accept_batch_rows(batch_rows: int | None) -> None:
+    """Refuse a number of rows at a time that is none; None stands for the default of each method."""
+    if batch_rows is not None and not is_count(batch_rows):
+        refuse("batch_rows is not positive", "a whole number >= 1", repr(batch_rows), "leave it out")
 
 
 def default_rows(row_bytes: int) -> int:

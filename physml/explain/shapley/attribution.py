@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from physml._errors import describe, is_count, refuse
+from physml._errors import describe
 from physml.explain.blocks import Block, advance, over_samples, samples_at_a_time
-from physml.explain.models.valued import default_rows
+from physml.explain.models.valued import accept_batch_rows, default_rows
 from physml.explain.result import Part, label
 from physml.explain.shapley.designs import Estimator
 from physml.explain.shapley.sweep import MAX_ROWS, Stopping, accept_level, sweep, t_quantile
@@ -66,8 +66,7 @@ def estimated(
                 remedy="leave it out for 'auto'",
             )
         )
-    if batch_rows is not None and not is_count(batch_rows):
-        refuse("batch_rows is not positive", "a whole number >= 1", repr(batch_rows), "leave it out")
+    accept_batch_rows(batch_rows)
     first = stopping.first(estimator, n_groups, n_slots)
     each = 1 + first * estimator.rows_each(n_groups, n_slots)
     exact = estimator.pairs is None

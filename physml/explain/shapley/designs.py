@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 
-from physml._errors import refuse
+from physml._errors import closest, refuse
 
 DESIGN_BYTES = 16 * 2**20
 """Weights and coalitions that one design holds at a time; long plans come as several designs."""
@@ -136,6 +136,16 @@ def accept_draw(pairs: int, seed: int, least: int, usual: int) -> None:
         refuse("pairs are too few for a standard error", f"a whole number >= {least}", pairs, f"pass pairs={usual}")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         refuse("seed starts no draw", "a whole number >= 0", repr(seed), "pass seed=0")
+
+
+def refuse_method(method: str, known: tuple[str, ...], such: str) -> NoReturn:
+    """Say which methods there are, beside estimators *such* as one."""
+    refuse(
+        f"method {method!r} is unknown{closest(method, known)}",
+        f"{', '.join(map(repr, known))} or an estimator such as {such}",
+        repr(method),
+        "leave it out for 'auto'",
+    )
 
 
 def all_coalitions(n_groups: int) -> np.ndarray:

@@ -22,9 +22,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from physml._errors import closest, describe
 from physml.explain.result import Part
-from physml.explain.shapley.designs import Design, Estimator, Whole, accept_draw, all_coalitions, deal, every_slot
+from physml.explain.shapley.designs import (
+    Design,
+    Estimator,
+    Whole,
+    accept_draw,
+    all_coalitions,
+    deal,
+    every_slot,
+    refuse_method,
+)
 from physml.explain.shapley.exact import EXACT_LIMIT, accept, shapley_matrix
 from physml.explain.shapley.gathering import Means
 from physml.explain.shapley.sweep import Stopping
@@ -229,14 +237,7 @@ def interact(
             method = "exact" if affordable(n_groups, explainer.slots(packed), stopping, ()) else "paths"
         known = ("auto", "exact", "paths")
         if method not in known:
-            raise ValueError(
-                describe(
-                    f"method {method!r} is unknown{closest(method, known)}",
-                    expected="'auto', 'exact', 'paths' or an estimator such as PairedPaths(pairs=100)",
-                    received=repr(method),
-                    remedy="leave it out for 'auto'",
-                )
-            )
+            refuse_method(method, known, "PairedPaths(pairs=100)")
         if method == "exact":
             method = ExactInteractions(EXACT_LIMIT if max_rows is None else MOST_EXACT)
         else:

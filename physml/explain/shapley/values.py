@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from physml._errors import closest, describe, refuse
+from physml._errors import refuse
 from physml.explain.result import Part
 from physml.explain.shapley.attribution import estimated
-from physml.explain.shapley.designs import Estimator
+from physml.explain.shapley.designs import Estimator, refuse_method
 from physml.explain.shapley.exact import EXACT_LIMIT, Exact
 from physml.explain.shapley.forest import attribute as of_trees
 from physml.explain.shapley.forest import forest_of, refuse_trees
@@ -172,14 +172,7 @@ def _estimator(
     """Return the estimator that a method names."""
     known = ("auto", "exact", "permutations", "kernel", "trees")
     if method not in known:
-        raise ValueError(
-            describe(
-                f"method {method!r} is unknown{closest(method, known)}",
-                expected="'auto', 'exact', 'permutations', 'kernel', 'trees' or an estimator such as PairedPermutations(pairs=200)",
-                received=repr(method),
-                remedy="leave it out for 'auto'",
-            )
-        )
+        refuse_method(method, known, "PairedPermutations(pairs=200)")
     if method == "kernel" and unions:
         refuse(
             "the kernel regression knows no unions",
