@@ -77,7 +77,9 @@ def predict(
     if tiles is not None:
         planned = plan(model, tiles, halo, periodic, blend=blend)
         out = map_tiles(model, packed, planned, batch_size)
-        fields = _stamped(layout.unpack(out, "targets", predicted=True), ds, model, f"predict by tiles {planned.tiles}")
+        fields = _stamped(
+            model.answers.unpack(out, "targets", predicted=True), ds, model, f"predict by tiles {planned.tiles}"
+        )
         return fields.assign_attrs(planned.attrs)
     if halo is not None or periodic or blend:
         raise ValueError(
@@ -90,8 +92,8 @@ def predict(
         )
     blocks = [max(packed.chunksizes.get(d, (packed.sizes[d],))) for d in packed.dims[: -len(layout.space) - 1]]
     predictor = Predictor(model, rows_at_a_time(math.prod(blocks), batch_size))
-    out = _packing.map_samples(predictor, [packed], layout.space, len(layout.targets), model.compute_dtype)
-    fields = layout.unpack(out, "targets", predicted=True)
+    out = _packing.map_samples(predictor, [packed], layout.space, len(model.answers.targets), model.compute_dtype)
+    fields = model.answers.unpack(out, "targets", predicted=True)
     return _stamped(fields, ds, model, "predict")
 
 
@@ -173,7 +175,7 @@ def rollout(
     """
     model = load(model) if isinstance(model, str | os.PathLike) else model
     layout, spec = model.layout, model.layout.spec
-    sample, stride, history = spec.sample_dim, *_is_step(layout)
+    sample, stride, history = spec.sample_dim, *_is_step(model.answers)
     if steps < 1:
         raise ValueError(describe("rollout: no steps", expected="steps >= 1", received=steps, remedy="steps=10"))
     if sample not in initial.dims:
@@ -410,7 +412,7 @@ class FieldStep(keras.layers.Layer):
         kwargs.setdefault("dtype", model.dtype_policy)
         super().__init__(**kwargs)
         layout, spec = model.layout, model.layout.spec
-        _is_step(layout)
+        _is_step(model.answers)
         if spec.window("inputs") != (0, 0):
             raise ValueError(
                 describe(

@@ -156,6 +156,11 @@ class Layout:
         """Dimensions whose entries are samples too."""
         return tuple(self.spec.members or ())
 
+    @property
+    def series(self) -> bool:
+        """Whether the targets lie nowhere on the grid: an index, the regime of a day."""
+        return not any(set(self.space) & set(self.variables[n].dims) for n in self.spec.targets)
+
     def split(self, tensor: Any, role: Role) -> dict[str, Any]:
         """Return the parts ``[..., offset and level]`` of a tensor ``[..., channel]`` by variable."""
         return {n: tensor[..., self.where(role, n)] for n in getattr(self.spec, role)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -15,12 +16,13 @@ from physml import grid
 from physml._errors import describe
 from physml.constraints.base import Constraint
 from physml.constraints.combine import Constraints
-from physml.constraints.head import Head, make_head
 from physml.constraints.layer import concatenate
 from physml.data._scaling_graph import ScalingGraph
 from physml.data.batches import Batches, EpochOf
 from physml.data.scaling import Scaling
 from physml.fields import FieldSpec
+from physml.heads.base import Head, make_head
+from physml.heads.distribution import Distribution
 from physml.layout import Layout
 from physml.provenance import record
 from physml.sizes import on_grid, refuse_whole_grid, sizes_of, valid_cells, weighed, whole_grid_reason
@@ -42,7 +44,8 @@ class FieldModel(keras.Model):
     ----------
     network
         Maps ``[batch, *space, input channel]`` to ``[batch, *space, target channel]`` (or what *head* asks for), in scaled
-        units. Any Keras model or layer.
+        units. Any Keras model or layer. Where no target has a space dimension (an index, the regime of a day), it may map to
+        ``[batch, channel]``.
     spec
         The :class:`physml.FieldSpec`, or its layout. Not needed with *scaling*, which knows it.
     scaling
@@ -50,8 +53,9 @@ class FieldModel(keras.Model):
     constraints
         Laws that hold in every output.
     head
-        Turns the network's output into physical fields in place of the unscaling, such as :class:`physml.Transport`; any
-        :class:`physml.constraints.Head`.
+        Turns the network's output into physical fields in place of the unscaling: one that keeps a law, such as
+        :class:`physml.Transport`, or one that answers a distribution and brings its loss, such as :class:`physml.heads.Gaussian`; any
+        :class:`physml.heads.Head`.
     increment
         The network predicts the change of each target from its value among the inputs, scaled by the standard deviation of
         that change, so that float32 keeps small anomalies of large fields. Of a target that the scaling transforms it is the
@@ -141,13 +145,15 @@ class FieldModel(keras.Model):
                 )
         self.loss_units, self.missing = loss_units, missing
         self.provenance = record(**(provenance or {}))
-        layout = _layout(spec, scaling)
-        layout = self.penalties.bind(self.constraints.bind(layout.load()))
+        layout = _layout(spec, scaling).load()
+        bound = self.penalties.bind(self.constraints.bind(self._answers(layout)))
+        layout = replace(layout, statics=bound.statics, kept=bound.kept)
         if head is not None:
             layout = layout.keep(
                 {n: grid.variable(layout.statics, n, "static field of the head") for n in head.statics(layout)}
             )
         self._attach(layout, (scaling or Scaling.identity(layout)).to_config())
+        self.head_layer = None if self.head is None else self.head.layer(layout)
         self._check_network()
         sizes = sizes_of(network, layout)
         self.free_size = None in sizes
@@ -178,12 +184,21 @@ class FieldModel(keras.Model):
         self.loss_scale = self._scale.unit
         """What a scaled unit is in physical (or transformed) units, by target channel, over all months."""
         unit = self._scale.physical_unit()
-        self.constraints = self.constraints.weighed(unit, layout)
-        valid_in, valid_out = layout.valid("inputs"), layout.valid("targets")
-        self._valid_in = None if valid_in.all() else valid_in
-        self._valid_out = None if valid_out.all() else valid_out
         if self.head is not None:
             self.head.bind(layout, unit)
+        self.answers = self._answers(layout)
+        """Layout of what the model answers: that of its targets, or what the head makes of it."""
+        self.constraints = self.constraints.weighed(
+            unit if self.head is None else self.head.units(unit, layout), self.answers
+        )
+        valid_in, valid_out = layout.valid("inputs"), self.answers.valid("targets")
+        self._valid_in = None if valid_in.all() else valid_in
+        self._valid_out = None if valid_out.all() else valid_out
+        truth = layout.valid("targets")
+        self._valid_targets = None if truth.all() else truth
+
+    def _answers(self, layout: Layout) -> Layout:
+        return layout if self.head is None else self.head.answers(layout)
 
     def _check_network(self) -> None:
         layout = self.layout
@@ -202,8 +217,9 @@ class FieldModel(keras.Model):
                     remedy="build it on keras.Input((*layout.shape, len(layout.inputs)))",
                 )
             )
-        shape = self.network(keras.KerasTensor(given, self.compute_dtype)).shape
-        if tuple(shape[1:]) != (*layout.shape, wanted):
+        shape = tuple(self.network(keras.KerasTensor(given, self.compute_dtype)).shape)
+        self._spreads = layout.series and layout.space != () and shape[1:] == (wanted,)
+        if shape[1:] != (*layout.shape, wanted) and not self._spreads:
             raise ValueError(
                 describe(
                     "the network's output does not fit the targets"
@@ -270,6 +286,7 @@ class FieldModel(keras.Model):
         leftovers
             What the step before could not store of conserved totals, by name; those of this step are then returned as well.
         """
+        layout, answers = self.layout, self.answers
         x = ops.cast(inputs, self.compute_dtype)
         present = valid_cells(self, x) if valid is None else valid
         if self.missing == "mean":
@@ -283,23 +300,30 @@ class FieldModel(keras.Model):
         if self.head is not None:
             z = z * self.head.seen
         n = ops.cast(network(z, training=training), self.compute_dtype)
-        if self.head is not None:
+        if self._spreads:  # one answer for the whole map stands in every cell of it
+            n = ops.reshape(n, (-1, *(1,) * len(layout.shape), n.shape[-1]))
+            n = n + ops.zeros_like(x[..., :1])
+        if self.head_layer is not None:
+            n = self.head_layer(n)
+        if isinstance(self.head, Distribution):
+            y = ops.cast(self.head.physical(n, x, self._scale), self.compute_dtype)
+        elif self.head is not None:
             y = ops.cast(self.head(n, x), self.compute_dtype)
         else:
             y = self._scale.outputs(n, x)
         y = self._masked(y)
         penalties = penalties and len(self.penalties) > 0
         if len(self.constraints) or penalties:
-            fields_in = self.layout.split(x, "inputs")
+            fields_in = layout.split(x, "inputs")
             if penalties:
-                found = self.penalties.loss(self.layout.split(y, "targets"), fields_in, self.layout)
+                found = self.penalties.loss(answers.split(y, "targets"), fields_in, answers)
                 self.add_loss(ops.cast(self._penalty, found.dtype) * found)
             if len(self.constraints):
-                moved = self.constraints.project(self.layout.split(y, "targets"), fields_in, self.layout, leftovers)
-                y = self._masked(concatenate(moved, self.layout))
+                moved = self.constraints.project(answers.split(y, "targets"), fields_in, answers, leftovers)
+                y = self._masked(concatenate(moved, answers))
         if not leftovers:
             return y if leftovers is None else (y, {})
-        return y, self.constraints.leftovers(self.layout.split(y, "targets"), fields_in, self.layout, leftovers)
+        return y, self.constraints.leftovers(answers.split(y, "targets"), fields_in, answers, leftovers)
 
     def _physical(self, inputs: Any) -> Any:
         """Return the inputs in the type of the graph, masked cells 0."""
@@ -345,29 +369,64 @@ class FieldModel(keras.Model):
 
     # losses and metrics in scaled units -------------------------------------------------------------------------------
 
-    def _scaled(self, y: Any, sample_weight: Any, x: Any) -> Any:
-        """Return targets in the units of the loss; masked cells 0; a last axis of 1 where weights differ by channel."""
-        y = self._masked(ops.cast(y, self.compute_dtype))
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
+        """Compile as ``keras.Model.compile`` does; a head that answers a distribution brings its loss, or has others by name."""
+        if isinstance(self.head, Distribution):
+            loss = self.head.loss(loss)
+        super().compile(optimizer, loss=loss, **kwargs)
+
+    def compile_from_config(self, config: Any) -> None:
+        """Compile as the model was when it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if getattr(self, "optimizer", None) is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def _scaled(self, y: Any, sample_weight: Any, x: Any, *, answer: bool) -> Any:
+        """Return targets or an answer in the units of the loss; masked cells 0; a last axis of 1 where weights differ by channel."""
+        y = ops.cast(y, self.compute_dtype)
+        head = self.head if isinstance(self.head, Distribution) else None
+        if answer or head is None:
+            y = self._masked(y)
+        elif self._valid_targets is not None:
+            y = on_grid(self, y, lambda v: ops.where(self._valid_targets, v, ops.zeros_like(v)))
         if self.free_size and sample_weight is not None:  # on a patch the weights are the mask
             y = weighed(y, sample_weight)
+        dated = None if x is None or (self._scale.by is None and head is None) else self._physical(x)
+        if head is not None:
+            y = head.scaled(y, dated, self._scale) if answer else head.truth(y, dated, self._scale)[..., None]
+            return self._harmless(y, sample_weight) if answer else y
         if self.loss_units == "scaled":
-            dated = None if x is None or self._scale.by is None else self._physical(x)
             y = self._masked(self._scale.targets(y, dated))
         by_channel = sample_weight is not None and len(sample_weight.shape) == len(y.shape) and y.shape[-1] > 1
         return ops.expand_dims(y, -1) if by_channel else y
+
+    def _harmless(self, parameters: Any, sample_weight: Any) -> Any:
+        """Return parameters ``[..., target channel, parameter]`` with 1 where they do not count: a density of width 0 is none."""
+        there = None
+        if self._valid_targets is not None and not self.free_size:
+            there = self._valid_targets[..., None]
+        elif self.free_size and sample_weight is not None:
+            there = ops.convert_to_tensor(sample_weight) > 0
+            while len(there.shape) < len(parameters.shape):
+                there = ops.expand_dims(there, -1)
+        return parameters if there is None else ops.where(there, parameters, ops.ones_like(parameters))
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """Return the compiled loss of scaled targets, plus penalties."""
         if y is not None and y_pred is not None:
-            y, y_pred = (self._scaled(v, sample_weight, x) for v in (y, y_pred))
+            y, y_pred = (self._scaled(v, sample_weight, x, answer=v is y_pred) for v in (y, y_pred))
         return super().compute_loss(x, y, y_pred, sample_weight, training=training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Return the compiled metrics of scaled targets."""
+        """Return the compiled metrics of scaled targets; of a distribution, of its point forecast."""
         if y is not None and y_pred is not None:
-            y, y_pred = (self._scaled(v, sample_weight, x) for v in (y, y_pred))
+            y, y_pred = (self._scaled(v, sample_weight, x, answer=v is y_pred) for v in (y, y_pred))
+            if isinstance(self.head, Distribution):
+                by_channel = sample_weight is not None and len(sample_weight.shape) == len(y.shape) - 1
+                y_pred = self.head.point(y_pred)[..., None]
+                y, y_pred = (v if by_channel else v[..., 0] for v in (y, y_pred))
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def whole_grid_reason(self) -> str | None:

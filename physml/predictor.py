@@ -74,7 +74,7 @@ class Predictor:
         layout, kind, size = self.model.layout, self.model.compute_dtype, self.batch_size
         if valid is None:
             valid = self._valid
-        out = np.empty((*x.shape[:-1], len(layout.targets) + sum(self.carried.values())), kind)
+        out = np.empty((*x.shape[:-1], len(self.model.answers.targets) + sum(self.carried.values())), kind)
         with self._one_at_a_time:
             if self._run is None:
                 self._run = self._compile(x.shape[1:])

@@ -33,7 +33,7 @@ def sizes_of(network: Any, layout: Layout) -> tuple[int | None, ...]:
 
 def whole_grid_reason(model: FieldModel) -> str | None:
     """Return why an output cell depends on the whole grid whatever the network, or None."""
-    if model.head is not None:
+    if model.head is not None and not model.head.local:
         return f"the head {type(model.head).__name__}, which holds the masks of the grid"
     summed = [law for law in model.constraints if not law.local()]
     return f"{summed[0]}, a law with fields of the whole grid" if summed else None

@@ -229,7 +229,7 @@ def map_tiles(model: FieldModel, packed: xr.DataArray, planned: Plan, batch_size
     whole = planned.window == layout.shape
     predictor = Predictor(model, rows_at_a_time(block, batch_size), None if whole else planned.window)
     valid = layout.valid("inputs")
-    outputs = len(layout.targets)
+    outputs = len(model.answers.targets)
 
     def window(index: tuple[int, ...]) -> Any:
         x, mask = data, valid

@@ -19,8 +19,6 @@ _HOMES = {
     "ConstraintLayer": "layer",
     "PenaltySchedule": "schedule",
     "FluxForm": "fluxform",
-    "HEADS": "head",
-    "Head": "head",
     "Helmholtz": "helmholtz",
     "Streamfunction": "streamfunction",
     "Shares": "shares",
@@ -28,10 +26,10 @@ _HOMES = {
     "KineticEnergy": "nonlinear",
     "RelativeHumidity": "nonlinear",
     "Transport": "transport",
-    "make_head": "head",
     "project_sum": "projection",
 }
-__all__ = sorted(_HOMES)
+_BELOW = ("HEADS", "Head", "make_head")
+__all__ = sorted([*_HOMES, *_BELOW])
 
 
 def __getattr__(name: str) -> Any:
@@ -39,4 +37,8 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         return getattr(import_module(f"physml.constraints.{_HOMES[name]}"), name)
+    if name in _BELOW:  # heads of laws are Heads like any other
+        from physml.heads import base
+
+        return getattr(base, name)
     raise AttributeError(f"module 'physml.constraints' has no attribute {name!r}")

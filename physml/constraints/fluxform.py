@@ -12,7 +12,7 @@ from physml import _backend
 from physml._errors import closest, describe
 from physml.constraints._cgrid import measure, open_faces, periodic_dims, states
 from physml.constraints.budget import Conserve
-from physml.constraints.head import Head
+from physml.heads.base import Head
 from physml.layout import Layout
 
 

@@ -12,8 +12,8 @@ from physml import _backend
 from physml._errors import closest, describe
 from physml.constraints._arrange import at_start
 from physml.constraints.balance import Budget
-from physml.constraints.head import Head
 from physml.constraints.linear import Coefficient, Factor, Terms, names_in
+from physml.heads.base import Head
 from physml.layout import Layout
 
 FORMS = ("softmax", "multiplicative")

@@ -13,7 +13,7 @@ from physml._errors import describe
 from physml.constraints._cgrid import measure, open_faces, periodic_dims
 from physml.constraints._coasts import Coasts, corner_coasts
 from physml.constraints._winding import round_flows
-from physml.constraints.head import Head
+from physml.heads.base import Head
 from physml.layout import Layout
 
 

@@ -12,7 +12,7 @@ from keras import ops
 from physml import _backend
 from physml._errors import closest, describe
 from physml.constraints._cgrid import periodic_dims, states
-from physml.constraints.head import Head
+from physml.heads.base import Head
 from physml.layout import Layout
 
 

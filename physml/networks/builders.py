@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import keras
 
 from physml._errors import closest, describe
 from physml.layout import Layout
-from physml.networks.convolutional import cnn
-from physml.networks.perceptron import mlp
 
-BUILDERS: dict[str, Callable[..., keras.Model]] = {"cnn": cnn, "mlp": mlp}
+BUILDERS: dict[str, str] = {
+    "cnn": "convolutional",
+    "mlp": "perceptron",
+}
+"""Builders by name, and the module that holds each."""
+
+
+def builder(name: str) -> Callable[..., keras.Model]:
+    """Return the builder of that name, which :data:`BUILDERS` holds."""
+    return getattr(import_module(f"physml.networks.{BUILDERS[name]}"), name)
 
 
 def build(name: str, layout: Layout, outputs: int | None = None, **arguments: Any) -> keras.Model:
@@ -39,7 +47,7 @@ def build(name: str, layout: Layout, outputs: int | None = None, **arguments: An
                 remedy="correct network.name",
             )
         )
-    parameters = inspect.signature(BUILDERS[name]).parameters
+    parameters = inspect.signature(builder(name)).parameters
     known = [p for p in parameters if p not in ("layout", "outputs")]
     _refuse_unknown(name, arguments, known)
     for argument in known:
@@ -52,7 +60,7 @@ def build(name: str, layout: Layout, outputs: int | None = None, **arguments: An
                     remedy="say it in network.arguments: it has no default",
                 )
             )
-    return BUILDERS[name](layout, outputs=outputs, **arguments)
+    return builder(name)(layout, outputs=outputs, **arguments)
 
 
 def _refuse_unknown(name: str, arguments: Mapping[str, Any], known: list[str]) -> None:

@@ -40,9 +40,9 @@ from physml.model import FieldModel
 from physml.networks.convolutional import cnn
 from physml.provenance import record, stamp
 from physml.run.demo_report import write_report
-from physml.run.fit import display, fit
 from physml.run.folder import place_for
 from physml.testbeds.gyre import simulate
+from physml.training import display, fit
 
 TRACER, SPACE = "tracer", ("lat", "lon")
 UNCONSTRAINED, PROJECTED, TRANSPORT = "unconstrained", "projected", "transport"

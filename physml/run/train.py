@@ -21,9 +21,9 @@ from physml.forecast import persistence, predict
 from physml.model import FieldModel, load, make_head
 from physml.run import prepare
 from physml.run.config import RunConfig, digest, dump
-from physml.run.fit import fit
 from physml.stream import check_target, key_of, stream
 from physml.timeaxis import as_label
+from physml.training import fit
 
 MODEL, HISTORY, SCORES, CONFIG = "model.keras", "history.json", "scores.json", "run.yaml"
 CLIMATOLOGY = "climatology of "

@@ -14,7 +14,15 @@ from physml.layout import Layout
 HEADS: dict[str, type[Head]] = {}
 """Heads by the names that configurations and saved models use; a subclass of :class:`Head` is known once it is defined."""
 
-_OWN = ("transport", "fluxform", "streamfunction", "helmholtz", "shares")
+_OWN = (
+    "physml.constraints.transport",
+    "physml.constraints.fluxform",
+    "physml.constraints.streamfunction",
+    "physml.constraints.helmholtz",
+    "physml.constraints.shares",
+    "physml.heads.gaussian",
+)
+"""Modules whose heads are known by name without being imported first."""
 
 
 class Head:
@@ -30,10 +38,13 @@ class Head:
     """
 
     seen: np.ndarray
+    local = False
+    """Whether it acts on every cell alike, so that it fits maps of any size."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, kind: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        HEADS[cls.__name__] = cls
+        if not kind:  # of heads, not a head itself
+            HEADS[cls.__name__] = cls
 
     def channels(self, layout: Layout) -> int:
         """Return how many channels the network must give."""
@@ -55,6 +66,22 @@ class Head:
             the scale of the network's output. None: 1.
         """
         raise NotImplementedError
+
+    def answers(self, layout: Layout) -> Layout:
+        """Return the layout of what the model answers: by default that of the targets themselves.
+
+        A head whose output is more than the targets (a mean and a standard deviation, quantiles, probabilities of classes) returns
+        a layout with other targets, from :func:`physml.heads.distribution.answering`; predictions are labelled by it.
+        """
+        return layout
+
+    def layer(self, layout: Layout) -> Any:
+        """Return a Keras layer that the network's output passes first, for weights that belong to the head, or None."""
+        return None
+
+    def units(self, unit: np.ndarray, layout: Layout) -> np.ndarray:
+        """Return typical sizes of the channels of :meth:`answers`, from those of the targets ``[target channel]``."""
+        return unit
 
     def __call__(self, network_output: Any, inputs: Any) -> Any:
         """Return the targets.
@@ -99,20 +126,9 @@ def make_head(config: Mapping[str, Any]) -> Head:
     >>> make_head({"type": "FluxForm", "boundary": {"x": "periodic"}}).boundary
     {'x': 'periodic'}
     """
-    for module in _OWN:
-        import_module(f"physml.constraints.{module}")
     arguments = dict(config)
     name = arguments.pop("type", None)
-    if name not in HEADS:
-        raise ValueError(
-            describe(
-                f"unknown head {name!r}{closest(str(name), HEADS)}",
-                expected=f"one of {', '.join(sorted(HEADS))}",
-                received=repr(name),
-                remedy="correct head.type; a head of your own is known once its module is imported",
-            )
-        )
-    parameters, unknown, lacking = misfits(HEADS[name], arguments)
+    parameters, unknown, lacking = misfits(head_class(name), arguments)
     if unknown or lacking:
         what = (
             f"has no argument {unknown[0]!r}{closest(unknown[0], parameters)}" if unknown else f"needs {lacking[0]!r}"
@@ -126,3 +142,26 @@ def make_head(config: Mapping[str, Any]) -> Head:
             )
         )
     return HEADS[name].from_config(arguments)
+
+
+def head_class(name: Any) -> type[Head]:
+    """Return the class of heads of that name.
+
+    Raises
+    ------
+    ValueError
+        For unknown names; the nearest is offered.
+    """
+    if name not in HEADS:
+        for module in _OWN:
+            import_module(module)
+    if name not in HEADS:
+        raise ValueError(
+            describe(
+                f"unknown head {name!r}{closest(str(name), HEADS)}",
+                expected=f"one of {', '.join(sorted(HEADS))}",
+                received=repr(name),
+                remedy="correct head.type; a head of your own is known once its module is imported",
+            )
+        )
+    return HEADS[name]

@@ -1,0 +1,16 @@
+"""Learners that are no networks, and the baselines every forecast must beat; all fit and predict labelled fields alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES: dict[str, str] = {"Learner": "base"}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"physml.learners.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'physml.learners' has no attribute {name!r}")
