@@ -412,7 +412,8 @@ def test_land_takes_no_part_and_stays(ocean):
     assert max(worst(laws, layout, moved, x).values()) < 1e-11
 
 
-@pytest.mark.parametrize("wanted", [-3.0, pytest.param(500.0, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("wanted", [-3.0, 500.0])
 def test_what_cannot_be_reached_ends_at_the_bounds(ocean, wanted):
     laws, layout = bound(
         ocean, [Simplex(("a", "b", "c")), Budget(["a"], ("lat", "lon"), equals=wanted)], ["known"], ["a", "b", "c"]
