@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-_HOMES: dict[str, str] = {"Learner": "base"}
+LEARNER_NAMES = ("Climatology", "DampedPersistence", "Persistence")
+"""The learners of physml."""
+_HOMES: dict[str, str] = {
+    "Climatology": "climatology",
+    "DampedPersistence": "persistence",
+    "Learner": "base",
+    "Persistence": "persistence",
+    "load": "_files",
+}
 __all__ = sorted(_HOMES)
 
 
