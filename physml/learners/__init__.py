@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-LEARNER_NAMES = ("Climatology", "DampedPersistence", "Persistence")
+LEARNER_NAMES = ("Climatology", "DampedPersistence", "Linear", "Persistence", "Ridge")
 """The learners of physml."""
 _HOMES: dict[str, str] = {
     "Climatology": "climatology",
     "DampedPersistence": "persistence",
+    "EOF": "eof",
     "Learner": "base",
+    "Linear": "linear",
     "Persistence": "persistence",
+    "Ridge": "linear",
     "load": "_files",
 }
 __all__ = sorted(_HOMES)

@@ -89,7 +89,7 @@ class Climatology(Fitted):
 
 
 def climate(layout: Layout, ds: xr.Dataset, by: str | None, days: int = 1) -> State:
-    """Return the moments of the targets by group of their own dates.
+    """Return the moments of the targets of a layout by group of their own dates.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def climate(layout: Layout, ds: xr.Dataset, by: str | None, days: int = 1) -> St
     ValueError
         For a group without a sample, and values missing on valid cells.
     """
-    values = _values(layout)
+    values = own_dates(layout, tuple(layout.spec.targets))
     arrays = _blocks.packed(values, ds, ("inputs",), whole_window=False)
     sample = layout.spec.sample_dim
     group = _cycle.groups_of(arrays[0][sample], by) if by is not None else np.zeros(arrays[0].sizes[sample], int)
@@ -140,7 +140,7 @@ def expected(learner: Any, x: np.ndarray, table: np.ndarray | None = None, *, no
     """
     layout = learner.layout
     table = learner.state["mean"] if table is None else table
-    spec, values = layout.spec, _values(layout)
+    spec, values = layout.spec, own_dates(layout, tuple(layout.spec.targets))
     offsets = spec.offsets("targets", spec.targets[0])
     parts = dates(learner, x)
     group = {o: _cycle.ahead(layout, learner.by, parts, 0 if now else o, learner.calendar) for o in offsets}
@@ -159,9 +159,9 @@ def dates(learner: Any, x: np.ndarray) -> np.ndarray:
     return _points.numbers(layout, "inputs", x, np.array(at, int))
 
 
-def _values(layout: Layout) -> Layout:
-    """Return the layout that reads the targets as inputs, at their own dates."""
-    spec = replace(layout.spec, inputs=layout.spec.targets, input_offsets=(0,), target_offsets=(0,))
+def own_dates(layout: Layout, names: tuple[str, ...]) -> Layout:
+    """Return the layout that reads some variables, as inputs and targets alike, at their own dates."""
+    spec = replace(layout.spec, inputs=names, targets=names, input_offsets=(0,), target_offsets=(0,))
     return replace(layout, spec=spec)
 
 
