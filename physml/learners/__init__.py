@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-LEARNER_NAMES = ("Climatology", "DampedPersistence", "Linear", "Persistence", "Ridge")
+LEARNER_NAMES = ("Climatology", "DampedPersistence", "Forest", "Linear", "Persistence", "Ridge")
 """The learners of physml."""
 _HOMES: dict[str, str] = {
     "Climatology": "climatology",
     "DampedPersistence": "persistence",
     "EOF": "eof",
+    "Forest": "forest",
     "Learner": "base",
     "Linear": "linear",
     "Persistence": "persistence",

@@ -53,7 +53,9 @@ def size_of(layout: Layout, channels: int) -> int:
     return max(1, BLOCK // (8 * max(1, channels) * int(np.prod(layout.shape, dtype=int))))
 
 
-def blocks(arrays: list[xr.DataArray], layout: Layout, roles: tuple[Role, ...], rows: int | None = None) -> Iterator[Piece]:
+def blocks(
+    arrays: list[xr.DataArray], layout: Layout, roles: tuple[Role, ...], rows: int | None = None
+) -> Iterator[Piece]:
     """Yield all samples in pieces of *rows*, the last of a member shorter; values missing on valid cells are refused.
 
     Every chunk is computed once; between chunk and piece lies a buffer of one piece.
@@ -94,7 +96,9 @@ def _chunks(arrays: list[xr.DataArray]) -> Iterator[tuple[np.ndarray, ...]]:
         yield dask.compute(*(a.data[start:stop] for a in arrays))
 
 
-def _cut(buffer: list[tuple[np.ndarray, ...]], rows: int) -> tuple[tuple[np.ndarray, ...], list[tuple[np.ndarray, ...]]]:
+def _cut(
+    buffer: list[tuple[np.ndarray, ...]], rows: int
+) -> tuple[tuple[np.ndarray, ...], list[tuple[np.ndarray, ...]]]:
     """Return the first rows of a buffer, and the rest."""
     joined = buffer[0] if len(buffer) == 1 else tuple(np.concatenate(p) for p in zip(*buffer, strict=True))
     rest = tuple(a[rows:] for a in joined)

@@ -85,7 +85,8 @@ def ahead(layout: Layout, by: str | None, parts: np.ndarray, offset: int, of_cal
 
     unique, inverse = np.unique(np.rint(parts).astype(int), axis=0, return_inverse=True)
     dates = [
-        cftime.datetime(y, 1, 1, h, calendar=of_calendar) + datetime.timedelta(days=d - 1) for y, d, h in unique.tolist()
+        cftime.datetime(y, 1, 1, h, calendar=of_calendar) + datetime.timedelta(days=d - 1)
+        for y, d, h in unique.tolist()
     ]
     assert step is not None
     then = shift(np.array(dates, dtype=object), step, offset)

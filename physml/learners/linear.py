@@ -15,6 +15,7 @@ from physml.learners import _blocks, _cycle, _features, _points
 from physml.learners._features import Anomalies
 from physml.learners._fitted import Fitted, with_spread
 from physml.learners._normal import Folds, Line, Sums, solve, together
+from physml.learners._points import cells_of
 from physml.learners.eof import MEMORY
 
 SAMPLES = ("cells", "maps")
@@ -137,7 +138,9 @@ class Ridge(Fitted):
             self._refuse("alpha is no penalty", "numbers of 0 or more", alpha, "alpha=1.0, or alpha=[0.1, 1, 10]")
         samples = samples or ("maps" if eofs or eofs_out or harmonics else "cells")
         if samples not in SAMPLES:
-            self._refuse(f"samples={samples!r} is not understood{closest(samples, SAMPLES)}", SAMPLES, samples, "'maps'")
+            self._refuse(
+                f"samples={samples!r} is not understood{closest(samples, SAMPLES)}", SAMPLES, samples, "'maps'"
+            )
         for what, value in (("eofs", eofs), ("eofs_out", eofs_out)):
             if value is not None and not is_count(value):
                 self._refuse(f"{what} is no number of patterns", "a whole number of at least 1", value, f"{what}=30")
@@ -225,18 +228,10 @@ class Ridge(Fitted):
             self.state["std"] = self._residuals(packed, cut, lines)
 
     def rows(self, x: np.ndarray) -> np.ndarray:
-        """Return the regression of all rows, and the standard deviation of its error.
-
-        Products of matrices round as their shapes have it: rows are taken by so many at a time that no chunk changes a bit.
-        """
+        """Return the regression of all rows, and the standard deviation of its error."""
         line = Line(self.state["coef"], self.state["mean"], self.state["intercept"])
-        size = 1 if self.samples == "cells" else _AT_A_TIME
-        parts = []
-        for start in range(0, len(x), size):
-            some = x[start : start + size]
-            full = np.concatenate([some, np.repeat(some[-1:], size - len(some), axis=0)])
-            parts.append(self._back(line(self._read(full)), full)[: len(some)])
-        found = np.concatenate(parts) if parts else self._back(line(self._read(x)), x)
+        several = [x[i : i + _AT_A_TIME] for i in range(0, len(x), _AT_A_TIME)] or [x]
+        found = np.concatenate([self._back(line(self._read(some)), some) for some in several])
         if not self.spread:
             return found
         return np.concatenate([found, np.broadcast_to(self.state["std"], found.shape)], axis=-1)
@@ -311,7 +306,11 @@ class Ridge(Fitted):
     def _departures(self, x: np.ndarray) -> np.ndarray:
         """Return inputs of cells with departures in place of what has a climatology."""
         layout, spec = self.layout, self.layout.spec
-        anomalies, mean, parts = Anomalies(self, "inputs", self._dated("inputs")), self.state["inputs_mean"], self._parts(x)
+        anomalies, mean, parts = (
+            Anomalies(self, "inputs", self._dated("inputs")),
+            self.state["inputs_mean"],
+            self._parts(x),
+        )
         out = x.astype("float64")
         for name in anomalies.names:
             for offset in spec.offsets("inputs", name):
@@ -326,13 +325,19 @@ class Ridge(Fitted):
         if not self._departs:
             return 0.0
         layout, spec = self.layout, self.layout.spec
-        anomalies, mean, parts = Anomalies(self, "targets", tuple(spec.targets)), self.state["targets_mean"], self._parts(x)
+        anomalies, mean, parts = (
+            Anomalies(self, "targets", tuple(spec.targets)),
+            self.state["targets_mean"],
+            self._parts(x),
+        )
         assert anomalies.values is not None
         out = np.empty((len(x), *mean.shape[1:-1], len(layout.targets)))
         for name in spec.targets:
             for offset in spec.offsets("targets", name):
                 group = _cycle.ahead(layout, self.by, parts, offset, self.calendar)
-                out[..., layout.where("targets", name, offset)] = mean[group][..., anomalies.values.where("inputs", name)]
+                out[..., layout.where("targets", name, offset)] = mean[group][
+                    ..., anomalies.values.where("inputs", name)
+                ]
         return out
 
     def _forth(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -456,26 +461,3 @@ class Linear(Ridge):
 
     def __init__(self, spec: FieldSpec, **options: Any) -> None:
         super().__init__(spec, 0.0, **options)
-
-
-def cells_of(layout: Layout, name: str) -> np.ndarray:
-    """Return the cells that are rows, ``[*space]`` booleans: those with all inputs and all targets.
-
-    Raises
-    ------
-    ValueError
-        Where targets lie on cells that lack an input, or not all on the same cells.
-    """
-    inputs, targets = layout.valid("inputs").all(-1), layout.valid("targets")
-    lacking = targets.any(-1) & ~inputs
-    if lacking.any() or (targets.any(-1) != targets.all(-1)).any():
-        n = int(lacking.sum()) or int((targets.any(-1) != targets.all(-1)).sum())
-        raise ValueError(
-            describe(
-                f"{name} takes cells one by one, but {n} cells have not all channels",
-                expected="all inputs and all targets valid wherever a target is",
-                received=f"{n} cells that lack {'an input' if lacking.any() else 'a target'}",
-                remedy="mask those cells, leave out the channels that are not everywhere, or make one learner for each level",
-            )
-        )
-    return inputs & targets.all(-1)

@@ -122,7 +122,9 @@ class Persistence(Fitted):
             group, n = self._start(x), 12 if self.per == "month" else 1
             part = {
                 "n": np.bincount(group, minlength=n).astype("float64"),
-                **{k: _by_group(v, group, n) for k, v in {"xx": now * now, "xy": now * then, "yy": then * then}.items()},
+                **{
+                    k: _by_group(v, group, n) for k, v in {"xx": now * now, "xy": now * then, "yy": then * then}.items()
+                },
             }
             sums = part if not sums else {k: sums[k] + part[k] for k in part}
         slope = np.ones_like(sums["xx"])
@@ -209,4 +211,3 @@ def _by_group(values: np.ndarray, group: np.ndarray, n: int) -> np.ndarray:
     for g in np.unique(group):
         found[g] = values[group == g].sum(0)
     return found
-
