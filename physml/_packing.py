@@ -91,7 +91,7 @@ def unpack(layout: Layout, array: xr.DataArray, role: Role = "targets", *, predi
             fresh = fresh.isel(
                 {d: 0 for d in (*still, *layout.space) if d in fresh.dims and d not in known.dims}, drop=True
             )
-        elif layout.space and not set(layout.space) & set(known.dims):  # one value for the whole map
+        elif role == "targets" and layout.series and layout.space:  # one value for the whole map
             fresh = fresh.astype("float64").mean(layout.space, keep_attrs=True).astype(fresh.dtype)
         fresh = fresh.assign_coords(
             {n: c for n, c in layout.statics.coords.items() if set(c.dims) <= set(fresh.dims) and n not in fresh.coords}

@@ -15,7 +15,7 @@ from physml import _packing, calendar, provenance
 from physml._errors import describe
 from physml.data._assemble import fill_masked
 from physml.data.split import refuse_judges
-from physml.fields import FieldSpec
+from physml.fields import FieldSpec, Role
 from physml.layout import Layout, Variable
 
 LEARNERS: dict[str, type[Fitted]] = {}
@@ -129,8 +129,9 @@ class Fitted:
         if extra := [n for n in self.extra_inputs(layout) if n not in layout.spec.inputs]:
             layout = _with_inputs(self.spec, extra).bind(train)
         self._layout = _slim(layout.load())
-        for role in ("inputs", "targets"):
-            self._layout.check(train, role, whole_window=True, gaps=True)  # type: ignore[arg-type]
+        roles: tuple[Role, Role] = ("inputs", "targets")
+        for role in roles:
+            self._layout.check(train, role, whole_window=True, gaps=True)
         if is_dated(train, dim):
             self.calendar = str(train[dim].dt.calendar)
         before, self.state = self.state, {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import scipy.linalg
@@ -141,7 +142,7 @@ class Folds:
         edges = np.unique(np.clip([*cuts, *(cuts[:-1] - gap), *(cuts[1:] + gap)], 0, n))
         starts, ends = edges[:-1], edges[1:]
         tests, trains = [], []
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+        for a, b in pairwise(cuts.tolist()):
             tests.append(np.flatnonzero((starts >= a) & (ends <= b)).tolist())
             trains.append(np.flatnonzero((ends <= a - gap) | (starts >= b + gap)).tolist())
         return cls(ends, tests, trains)

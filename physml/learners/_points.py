@@ -49,4 +49,4 @@ def cells_of(layout: Layout, name: str) -> np.ndarray:
                 remedy="mask those cells, leave out the channels that are not everywhere, or make one learner for each level",
             )
         )
-    return inputs & targets.all(-1)
+    return np.asarray(inputs & targets.all(-1))

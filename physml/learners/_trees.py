@@ -37,9 +37,9 @@ def restore(data: bytes, kind: str, features: int, outputs: int) -> Any:
         For any other type in it, and for trees whose nodes point out of the tree, as only tampering makes them.
     """
     import skops.io
-    from skops.io.exceptions import UntrustedTypesFoundException
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+    from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
         strange = sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED))

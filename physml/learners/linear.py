@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -98,7 +98,7 @@ class Ridge(Fitted):
     array([1., 3., 5.])
     """
 
-    arguments = (
+    arguments: ClassVar[tuple[str, ...]] = (
         "alpha",
         "samples",
         "eofs",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import xarray as xr
 
 from physml._errors import closest, describe
-from physml.fields import FieldSpec
+from physml.fields import FieldSpec, Role
 from physml.layout import Layout
 from physml.learners import _blocks, _cycle, _points
 from physml.learners._fitted import Fitted, with_spread
@@ -46,7 +48,7 @@ class Persistence(Fitted):
     array([1., 2., 4.])
     """
 
-    arguments = ("anomaly", "by", "spread", "per")
+    arguments: ClassVar[tuple[str, ...]] = ("anomaly", "by", "spread", "per")
     damped = False
 
     def __init__(
@@ -112,7 +114,7 @@ class Persistence(Fitted):
         self.state = climate(layout, train, self.by) if self.anomaly else {}
         if not (self.damped or self.spread):
             return
-        roles = ("inputs", "targets")
+        roles: tuple[Role, Role] = ("inputs", "targets")
         sums: dict[str, np.ndarray] = {}
         for piece in _blocks.blocks(_blocks.packed(layout, self._unread(train), roles), layout, roles):
             x, y = piece.arrays[0], _points.targets(layout, piece.arrays[1])
@@ -132,11 +134,11 @@ class Persistence(Fitted):
             with np.errstate(invalid="ignore", divide="ignore"):
                 slope = np.where(sums["xx"] > 0, sums["xy"] / sums["xx"], 0.0)
         self.state["slope"] = slope
-        n = sums["n"].reshape(-1, *(1 for _ in slope.shape[1:]))
+        count = sums["n"].reshape(-1, *(1 for _ in slope.shape[1:]))
         missed = np.maximum(sums["yy"] - 2 * slope * sums["xy"] + slope**2 * sums["xx"], 0)
         p = (_cycle.GROUPS[self.by] / len(sums["n"]) if self.anomaly else 0) + self.damped
         with np.errstate(invalid="ignore", divide="ignore"):
-            self.state["std"] = np.where(n > p, np.sqrt(missed / (n - p) * (1 + p / n)), np.nan)
+            self.state["std"] = np.where(count > p, np.sqrt(missed / (count - p) * (1 + p / count)), np.nan)
 
     def rows(self, x: np.ndarray) -> np.ndarray:
         """Return the present state carried on, and the standard deviation of its error."""

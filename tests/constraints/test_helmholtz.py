@@ -146,6 +146,7 @@ def test_a_plane_wave_on_a_torus_converges_with_the_square_of_the_cells():
     assert abs(np.log2(errors[1] / errors[2]) - 2) < 0.1
 
 
+@pytest.mark.long
 def test_without_land_on_latitude_circles_one_pass_is_enough_and_with_land_resolution_costs_little():
     passes = []
     for n in (16, 32, 64):
@@ -166,6 +167,7 @@ def test_without_land_on_latitude_circles_one_pass_is_enough_and_with_land_resol
     assert passes[-1] <= 1.5 * passes[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("shape", "width", "passes"), [((64, 128), 3.6, 60), ((48, 96), 0.5, 200)])
 def test_ragged_coasts_with_lakes_are_solved_to_the_last_digits(shape, width, passes):
     rng, (ny, nx) = np.random.default_rng(0), shape

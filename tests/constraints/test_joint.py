@@ -256,6 +256,7 @@ def test_the_order_of_the_laws_does_not_matter(ocean, key):
         np.testing.assert_allclose(other[n], moved[n], rtol=0, atol=1e-11)
 
 
+@pytest.mark.long
 def test_the_scale_of_the_fields_does_not_matter(ocean):
     laws, layout, y, x = case(ocean, "fractions")
     moved = project(laws, layout, y, x)
@@ -265,6 +266,7 @@ def test_the_scale_of_the_fields_does_not_matter(ocean):
         np.testing.assert_allclose(tiny[n], moved[n] * 1e-5, rtol=1e-10, atol=1e-20)
 
 
+@pytest.mark.long
 def test_cells_may_be_listed_in_any_order(ocean):
     laws, layout, y, x = case(ocean, "fractions")
     moved = project(laws, layout, y, x)
@@ -350,6 +352,7 @@ def test_the_gradient_is_that_of_finite_differences(ocean, key):
                 assert abs(numeric - exact) < 1e-8 * size, (n, numeric, exact)
 
 
+@pytest.mark.long
 def test_cells_at_a_bound_learn_as_the_policy_says(ocean):
     y, x = drawn(bound(ocean, [NonNegative("a")], ["known"], ["a"])[1], 4)
     rng = np.random.default_rng(0)
@@ -386,6 +389,7 @@ def test_excluded_cells_stay_and_still_count(ocean):
     assert np.abs(moved[..., [1, 2, 4]]).max() <= 1
 
 
+@pytest.mark.long
 def test_a_metric_decides_who_gives_way(ocean):
     law = Budget(["a", "b"], equals=1.0)
     for metric, share in (({"a": 1.0, "b": 3.0}, 0.75), ({"a": "area", "b": 1.0}, None)):
@@ -408,7 +412,8 @@ def test_land_takes_no_part_and_stays(ocean):
     assert max(worst(laws, layout, moved, x).values()) < 1e-11
 
 
-@pytest.mark.parametrize("wanted", [-3.0, pytest.param(500.0, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("wanted", [-3.0, 500.0])
 def test_what_cannot_be_reached_ends_at_the_bounds(ocean, wanted):
     laws, layout = bound(
         ocean, [Simplex(("a", "b", "c")), Budget(["a"], ("lat", "lon"), equals=wanted)], ["known"], ["a", "b", "c"]
@@ -433,6 +438,7 @@ def test_float32_closes_to_its_own_rounding(ocean):
     assert moved["a"].min() >= 0
 
 
+@pytest.mark.long
 def test_leads_and_levels_are_separate_problems(ocean):
     ds = ocean.assign(time=np.arange(BATCH + 1))
     laws = Constraints([Budget({"heating": 1, "rho": (1, "K s-1 m3 kg-1")}, equals=1.0), NonNegative("rho")])

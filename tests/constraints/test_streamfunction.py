@@ -195,6 +195,7 @@ def test_every_coast_has_one_value_the_mean_around_it():
     np.testing.assert_allclose(psi[:, free], n[..., 0][:, free], rtol=1e-15)
 
 
+@pytest.mark.long
 @given(
     seed=st.integers(0, 2**32 - 1),
     land=st.floats(0, 0.8),
