@@ -67,22 +67,27 @@ def blocks(
     sample = layout.spec.sample_dim
     labels = arrays[0][sample].values if sample in arrays[0].coords else range(times)
     for number, member in enumerate(itertools.product(*(range(n) for n in arrays[0].shape[: n_lead - 1]))):
-        buffer: list[tuple[np.ndarray, ...]] = []
-        start, read = number * times, 0
-        for part in _chunks([a[member] for a in arrays]):
-            for array, ok, role in zip(part, valid, roles, strict=True):
+        start = number * times
+        for whole in pieces([a[member] for a in arrays], rows):
+            for array, ok, role in zip(whole, valid, roles, strict=True):
                 bad = ~np.isfinite(array) & ok
                 if bad.any():
-                    row = read + int(bad.reshape(len(bad), -1).any(-1).argmax())
+                    row = start - number * times + int(bad.reshape(len(bad), -1).any(-1).argmax())
                     raise missing_value(layout, role, bad, f"{sample} {labels[row]}")
-            read += len(part[0])
-            buffer.append(part)
-            while sum(len(p[0]) for p in buffer) >= rows:
-                whole, buffer = _cut(buffer, rows)
-                yield Piece(start, whole)
-                start += rows
-        if buffer:
-            yield Piece(start, _cut(buffer, rows)[0])
+            yield Piece(start, whole)
+            start += len(whole[0])
+
+
+def pieces(arrays: list[xr.DataArray], rows: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield pieces of *rows* along the first dimension, the last shorter; every chunk is computed once, in its turn."""
+    buffer: list[tuple[np.ndarray, ...]] = []
+    for part in _chunks(arrays):
+        buffer.append(part)
+        while sum(len(p[0]) for p in buffer) >= rows:
+            whole, buffer = _cut(buffer, rows)
+            yield whole
+    if buffer:
+        yield _cut(buffer, rows)[0]
 
 
 def _chunks(arrays: list[xr.DataArray]) -> Iterator[tuple[np.ndarray, ...]]:

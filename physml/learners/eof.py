@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import xarray as xr
 
 from physml._errors import describe, is_count, refuse
+from physml._packing import ready
+from physml.learners._blocks import BLOCK, pieces
 from physml.learners._patterns import patterns
 
 MEMORY = 2**30
@@ -71,17 +73,20 @@ class EOF:
         if self.dim not in field.dims:
             refuse(f"EOF: no dimension {self.dim!r}", f"samples along {self.dim!r}", field.dims, "dim=...")
         field = field.transpose(self.dim, ...)
-        mean = field.astype("float64").mean(self.dim, skipna=False, keep_attrs=True).compute()
-        whole, once = mean.notnull().values, field.isel({self.dim: 0}).notnull().values
-        if (once & ~whole).any() or not whole.any():
+        total, there = np.zeros(field.shape[1:]), np.zeros(field.shape[1:], int)
+        for block in _pieces(field):
+            finite = np.isfinite(block)
+            total += np.where(finite, block, 0.0).sum(0)
+            there += finite.sum(0)
+        whole = there == len(field)
+        if (part := (there > 0) & ~whole).any() or not whole.any():
             refuse(
                 "EOF: the field is missing at some times",
                 "cells that are there at all times or at none",
-                f"{int((once & ~whole).sum())} cells that are missing now and then"
-                if whole.any()
-                else "no cell that is always there",
+                f"{int(part.sum())} cells that are missing now and then, {int(whole.sum())} that are always there",
                 "fill the gaps, or mask these cells: field.where(physml.grid.finite_mask(field))",
             )
+        mean = field.isel({self.dim: 0}, drop=True).copy(data=np.where(whole, total / len(field), np.nan))
         n, width = field.sizes[self.dim], int(whole.sum())
         if self.n > min(n, width):
             refuse(f"EOF: {self.n} patterns are too many", f"at most {min(n, width)}", self.n, "fewer patterns")
@@ -89,7 +94,7 @@ class EOF:
         centre = mean.values[whole]
 
         def rows() -> Iterator[np.ndarray]:
-            for block in _blocks(field, self.dim):
+            for block in _pieces(field):
                 yield (block.reshape(len(block), -1)[:, whole.ravel()] - centre) * root
 
         v, s, total = patterns(rows, n, width, self.n, self.memory, self.seed)
@@ -144,12 +149,9 @@ class EOF:
         return np.sqrt(np.where(mean.notnull().values, wide, 0.0))
 
 
-def _blocks(field: xr.DataArray, dim: str) -> Iterator[np.ndarray]:
+def _pieces(field: xr.DataArray) -> Iterator[np.ndarray]:
     """Yield samples in float64, few at a time, in pieces that do not depend on the chunks."""
-    import dask
-
-    rows = max(1, 2**25 // (8 * max(1, int(np.prod(field.shape[1:], dtype=int)))))
-    for start in range(0, field.sizes[dim], rows):
-        part: Any = field.isel({dim: slice(start, start + rows)}).data
-        (values,) = dask.compute(part)
-        yield np.asarray(values).astype("float64")
+    rows = max(1, BLOCK // (8 * max(1, int(np.prod(field.shape[1:], dtype=int)))))
+    lazy = ready(field, str(field.dims[0]))
+    for (block,) in pieces([lazy], rows):
+        yield block.astype("float64")
