@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import xarray as xr
 
 from physml import _packing
 from physml.data._assemble import missing_value
+from physml.data._fitting import pairs
 from physml.fields import Role
 from physml.layout import Layout
 
@@ -34,7 +35,7 @@ class Piece(NamedTuple):
 
 
 def packed(layout: Layout, ds: xr.Dataset, roles: tuple[Role, ...], *, whole_window: bool = True) -> list[xr.DataArray]:
-    """Return inputs and targets in dask blocks, one row for each sample whose window lies in *ds*."""
+    """Return inputs and targets in dask blocks, one row for each sample whose window lies in *ds* and has no gap."""
     sample = layout.spec.sample_dim
     channels = sum(len(layout.channels(r)) for r in roles)
     rows = size_of(layout, channels)
@@ -45,7 +46,29 @@ def packed(layout: Layout, ds: xr.Dataset, roles: tuple[Role, ...], *, whole_win
             if sample in ds[n].dims and ds[n].chunks is None and ds[n].variable._in_memory
         }
     )
-    return [_packing.pack(layout, lazy, r, whole_window=whole_window) for r in roles]
+    parts = _stretches(layout, lazy) if whole_window else [lazy]
+    packed = [[_packing.pack(layout, p, r, whole_window=whole_window) for r in roles] for p in parts]
+    if len(packed) == 1:
+        return packed[0]
+    return [
+        xr.concat(p, sample, join="override", coords="minimal", compat="override") for p in zip(*packed, strict=True)
+    ]
+
+
+def _stretches(layout: Layout, ds: xr.Dataset) -> list[xr.Dataset]:
+    """Return the parts of a Dataset without gaps that hold a whole window; all of it where none does, for packing to refuse."""
+    sample, (low, high) = layout.spec.sample_dim, layout.spec.window()
+    need = max(high, 0) - min(low, 0) + 1
+    if need == 1 or layout.step is None or sample not in ds.coords:
+        return [ds]
+    n = ds.sizes[sample]
+    earlier = np.arange(n)[pairs(ds[sample], layout.step, n, 1)[0]]
+    ends = [*np.setdiff1d(np.arange(n - 1), earlier), n - 1]
+    cuts = [0, *(int(e) + 1 for e in ends)]
+    long = [(a, b) for a, b in pairwise(cuts) if b - a >= need]
+    if len(cuts) == 2 or not long:
+        return [ds]
+    return [ds.isel({sample: slice(a, b)}) for a, b in long]
 
 
 def size_of(layout: Layout, channels: int) -> int:
@@ -66,7 +89,7 @@ def blocks(
     valid = [layout.valid(r) for r in roles]
     sample = layout.spec.sample_dim
     labels = arrays[0][sample].values if sample in arrays[0].coords else range(times)
-    for number, member in enumerate(itertools.product(*(range(n) for n in arrays[0].shape[: n_lead - 1]))):
+    for number, member in enumerate(product(*(range(n) for n in arrays[0].shape[: n_lead - 1]))):
         start = number * times
         for whole in pieces([a[member] for a in arrays], rows):
             for array, ok, role in zip(whole, valid, roles, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Self
@@ -56,6 +57,7 @@ class Fitted:
         self.state: State = {}
         self.provenance: Mapping[str, str] = {}
         self.calendar = "standard"
+        self.token = uuid.uuid4().hex
         self._layout: Layout | None = None
 
     @property
@@ -86,6 +88,10 @@ class Fitted:
     def extra_inputs(self, layout: Layout) -> tuple[str, ...]:
         """Return parts of the date that it reads besides the inputs of the spec."""
         return ()
+
+    def date_offsets(self) -> tuple[int, ...]:
+        """Return the offsets whose dates are asked for: by default those of the targets."""
+        return tuple(self.layout.spec.offsets("targets", self.layout.spec.targets[0]))
 
     def needed(self) -> tuple[str, ...]:
         """Return the inputs that it reads; the others are not touched."""
@@ -135,6 +141,7 @@ class Fitted:
         if is_dated(train, dim):
             self.calendar = str(train[dim].dt.calendar)
         before, self.state = self.state, {}
+        self.token = uuid.uuid4().hex
         try:
             self.learn(train)
         except BaseException:
@@ -226,7 +233,7 @@ class Fitted:
 
 
 class _Rows:
-    """The rows of a learner as a function that dask knows by the learner's making."""
+    """The rows of a learner as a function that dask knows by the fit behind it."""
 
     def __init__(self, learner: Fitted) -> None:
         self.learner = learner
@@ -238,7 +245,7 @@ class _Rows:
         return y
 
     def __dask_tokenize__(self) -> Any:
-        return type(self.learner).__name__, id(self.learner), dict(self.learner.provenance)
+        return type(self.learner).__name__, self.learner.token
 
 
 def is_dated(ds: xr.Dataset, dim: str) -> bool:

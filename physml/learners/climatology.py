@@ -107,13 +107,11 @@ def climate(layout: Layout, ds: xr.Dataset, by: str | None, days: int = 1) -> St
     sample = layout.spec.sample_dim
     group = _cycle.groups_of(arrays[0][sample], by) if by is not None else np.zeros(arrays[0].sizes[sample], int)
     n = _cycle.GROUPS[by]
-    found: State | None = None
+    found: State = {}
     for piece in _blocks.blocks(arrays, values, ("inputs",)):
         y = _points.targets(values, piece.arrays[0])
         here = group[(piece.start + np.arange(len(y))) % len(group)]
-        part = _moments(y, here, n)
-        found = part if found is None else merged(found, part)
-    assert found is not None
+        _add(found, y, here, n)
     if days > 1:
         found = _smooth(found, days // 2)
     if (found["count"] == 0).any():
@@ -154,7 +152,7 @@ def expected(learner: Any, x: np.ndarray, table: np.ndarray | None = None, *, no
 def dates(learner: Any, x: np.ndarray) -> np.ndarray:
     """Return the parts of the date of every row, ``[row, part]``."""
     layout = learner.layout
-    names = _cycle.names(layout, learner.by, layout.spec.offsets("targets", layout.spec.targets[0]))
+    names = _cycle.names(layout, learner.by, learner.date_offsets())
     at = [layout.where("inputs", n, 0).start for n in names]
     return _points.numbers(layout, "inputs", x, np.array(at, int))
 
@@ -165,14 +163,20 @@ def own_dates(layout: Layout, names: tuple[str, ...]) -> Layout:
     return replace(layout, spec=spec)
 
 
-def _moments(y: np.ndarray, group: np.ndarray, n: int) -> State:
-    found = {"count": np.bincount(group, minlength=n).astype("float64")}
-    found["mean"], found["squares"] = np.zeros((n, *y.shape[1:])), np.zeros((n, *y.shape[1:]))
+def _add(found: State, y: np.ndarray, group: np.ndarray, n: int) -> None:
+    """Add samples ``[sample, ...]`` to the moments of their groups, in place."""
+    if not found:
+        found |= {"count": np.zeros(n), "mean": np.zeros((n, *y.shape[1:])), "squares": np.zeros((n, *y.shape[1:]))}
     for g in np.unique(group):
         mine = y[group == g]
-        found["mean"][g] = mine.mean(0)
-        found["squares"][g] = np.square(mine - found["mean"][g]).sum(0)
-    return found
+        mean = mine.mean(0)
+        part = {
+            "count": np.array([float(len(mine))]),
+            "mean": mean[None],
+            "squares": np.square(mine - mean).sum(0)[None],
+        }
+        for key, value in merged({k: v[g : g + 1] for k, v in found.items()}, part).items():
+            found[key][g] = value[0]
 
 
 def merged(a: State, b: State) -> State:

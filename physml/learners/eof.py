@@ -73,10 +73,10 @@ class EOF:
         if self.dim not in field.dims:
             refuse(f"EOF: no dimension {self.dim!r}", f"samples along {self.dim!r}", field.dims, "dim=...")
         field = field.transpose(self.dim, ...)
-        total, there = np.zeros(field.shape[1:]), np.zeros(field.shape[1:], int)
+        summed, there = np.zeros(field.shape[1:]), np.zeros(field.shape[1:], int)
         for block in _pieces(field):
             finite = np.isfinite(block)
-            total += np.where(finite, block, 0.0).sum(0)
+            summed += np.where(finite, block, 0.0).sum(0)
             there += finite.sum(0)
         whole = there == len(field)
         if (part := (there > 0) & ~whole).any() or not whole.any():
@@ -86,7 +86,7 @@ class EOF:
                 f"{int(part.sum())} cells that are missing now and then, {int(whole.sum())} that are always there",
                 "fill the gaps, or mask these cells: field.where(physml.grid.finite_mask(field))",
             )
-        mean = field.isel({self.dim: 0}, drop=True).copy(data=np.where(whole, total / len(field), np.nan))
+        mean = field.isel({self.dim: 0}, drop=True).copy(data=np.where(whole, summed / len(field), np.nan))
         n, width = field.sizes[self.dim], int(whole.sum())
         if self.n > min(n, width):
             refuse(f"EOF: {self.n} patterns are too many", f"at most {min(n, width)}", self.n, "fewer patterns")

@@ -47,6 +47,7 @@ def test_baselines_of_nino_34(pacific, name):
     np.testing.assert_allclose(found, REFERENCE[name], atol=6e-4)
 
 
+@pytest.mark.long
 def test_ridge_on_patterns_of_nino_34(pacific):
     found = []
     for n in LEADS:

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import xarray as xr
 from sklearn.linear_model import LinearRegression
 from sklearn.linear_model import Ridge as Peer
 from sklearn.preprocessing import StandardScaler
@@ -185,3 +186,25 @@ def test_settings_that_do_not_fit_are_refused(ocean):
         Ridge(MAPS, 1.0, eofs=100).fit(ocean)
     with pytest.raises(ValueError, match="too few samples to leave out blocks of time"):
         Ridge(CELLS, [1.0, 2.0], folds=5).fit(ocean.isel(time=slice(0, 7)))
+
+
+def test_departures_of_cells_are_regressed_without_the_date(ocean):
+    learner = Ridge(CELLS, 2.0, by="month").fit(ocean)
+    mean = ocean.groupby("time.month").mean()
+    t, wind = ((ocean[n].groupby("time.month") - mean[n]).values[:, ocean.wet.values] for n in ("t", "wind"))
+    depth = np.broadcast_to(ocean.depth.values[ocean.wet.values].astype("float32"), (69, 18))
+    x = np.stack([t[:69], t[1:70], wind[1:70], depth], -1).reshape(-1, 4)
+    y = np.stack([t[2:71], t[3:72]], -1).reshape(-1, 2)
+    np.testing.assert_allclose(learner.state["coef"], Peer(2.0).fit(x, y).coef_.T, rtol=1e-6)
+
+
+def test_windows_across_a_gap_are_left_out(ocean, same):
+    before, after = ocean.isel(time=slice(0, 30)), ocean.isel(time=slice(40, 72))
+    gappy = xr.concat([before, after], "time", data_vars="minimal")
+    learner = Linear(CELLS).fit(gappy)
+    parts = [cells(learner, part) for part in (before, after)]
+    x, y = (np.concatenate(p) for p in zip(*parts, strict=True))
+    np.testing.assert_allclose(learner.state["coef"], LinearRegression().fit(x, y).coef_.T, rtol=1e-8, atol=1e-12)
+    lazy = Linear(CELLS).fit(gappy.chunk(time=7))
+    np.testing.assert_array_equal(lazy.state["coef"], learner.state["coef"])
+    assert learner.predict(after).sizes["time"] == 31
