@@ -190,6 +190,14 @@ class Ridge(Regressed):
                 "samples='cells'",
                 "samples='maps', eofs=30",
             )
+        lonely = set(layout.spec.targets) - set(_features.fields_among(layout, tuple(layout.spec.targets)))
+        if self.eofs_out and lonely:
+            self._refuse(
+                f"{sorted(lonely)[0]!r} lies nowhere on the grid, and has no patterns",
+                "fields",
+                sorted(lonely),
+                "eofs_out=None",
+            )
         self._learn_patterns(train)
         packed = _blocks.packed(layout, train, _ROLES)
         n = packed[0].sizes[layout.spec.sample_dim]
@@ -207,6 +215,7 @@ class Ridge(Regressed):
                 known = parts[s]
                 parts[s] = part if known is None else known + part
         sums = [p for p in parts if p is not None]
+        whole = together(sums)
         alphas = np.atleast_1d(np.asarray(self.alpha, "float64"))
         best = 0
         if several:
@@ -214,12 +223,12 @@ class Ridge(Regressed):
             for test, fit in zip(cut.tests, cut.trains, strict=True):
                 held = together(sums[i] for i in test)
                 lines = solve(together(sums[i] for i in fit), alphas.tolist(), self.standardise)
-                errors += [self._score(line.missed(held), together(sums)) for line in lines]
+                errors += [self._score(line.missed(held), whole) for line in lines]
             best = int(errors.argmin())
             self.state["alphas"], self.state["errors"] = alphas, errors / self.folds
         alpha = [float(alphas[best])]
         self.state["alpha"] = np.array(alphas[best])
-        self._keep(solve(together(sums), alpha, self.standardise)[0])
+        self._keep(solve(whole, alpha, self.standardise)[0])
         if self.spread:
             lines = [solve(together(sums[i] for i in fit), alpha, self.standardise)[0] for fit in cut.trains]
             self.state["std"] = self._residuals(packed, cut, lines)
