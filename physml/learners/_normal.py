@@ -136,7 +136,7 @@ class Folds:
         --------
         >>> f = Folds.of(9, 3, 1)
         >>> f.ends, f.tests, f.trains
-        (array([2, 3, 4, 5, 6, 7, 9]), [[0, 1], [2, 3, 4], [5, 6]], [[3, 4, 5, 6], [0, 6], [0, 1, 2]])
+        (array([2, 3, 4, 5, 6, 7, 9]), [[0, 1], [2, 3, 4], [5, 6]], [[3, 4, 5, 6], [0, 6], [0, 1, 2, 3]])
         """
         cuts = np.linspace(0, n, folds + 1).round().astype(int)
         edges = np.unique(np.clip([*cuts, *(cuts[:-1] - gap), *(cuts[1:] + gap)], 0, n))

@@ -141,7 +141,17 @@ class Forest(Fitted):
 
     def _made(self) -> Any:
         """Return a new estimator of scikit-learn; refuse options it does not have."""
-        from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+        try:
+            from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+        except ImportError as error:
+            raise ImportError(
+                describe(
+                    "Forest: scikit-learn grows the trees",
+                    expected="scikit-learn and skops",
+                    received=str(error),
+                    remedy="pip install 'physml[learn]'",
+                )
+            ) from error
 
         cls = RandomForestClassifier if self.kind == "classification" else RandomForestRegressor
         known = [p for p in cls().get_params() if p not in _OURS]
@@ -282,4 +292,5 @@ class Forest(Fitted):
         self.estimator = _trees.restore(
             files.get("forest.skops", b""), self.kind, len(stacking.features), len(stacking.targets)
         )
-        _leaves.check(self.estimator, self.state) if self.spread else None
+        if self.spread:
+            _leaves.check(self.estimator, self.state)

@@ -190,3 +190,40 @@ def test_a_spread_that_would_take_the_name_of_an_input_is_refused(ocean):
     ds = ocean.assign(t_std=ocean.wind)
     with pytest.raises(ValueError, match="would answer 't_std', which is the name of an input"):
         Climatology(FieldSpec(["t", "t_std"], "t", target_offsets=1, mask="wet"), spread=True).fit(ds).predict(ds)
+
+
+def test_offsets_by_variable_levels_members_and_calendars_survive_the_file(same, tmp_path):
+    rng = np.random.default_rng(0)
+    time = xr.date_range("2000-01-01", periods=400, freq="D", calendar="noleap", use_cftime=True)
+    ds = xr.Dataset(
+        {
+            "t": (("run", "time", "z", "x"), rng.normal(size=(2, 400, 2, 3)), {"units": "degC"}),
+            "u": (("run", "time", "x"), rng.normal(size=(2, 400, 3)).astype("float32")),
+        },
+        {"time": time, "z": ["top", "deep"], "run": [1, 2]},
+    )
+    spec = FieldSpec(
+        ["t", "u"], "t", input_offsets={"t": 0, "u": (-1, 0)}, target_offsets=("2D", "5D"), levels="z", members="run"
+    )
+    for learner in (
+        Forest(spec, n_trees=2, max_rows=100),
+        Forest(spec, samples="maps", n_trees=2),
+        Ridge(spec, 1.0, by="month", samples="maps", eofs=2, harmonics=2),
+        DampedPersistence(spec, per="month", spread=True),
+    ):
+        learner.fit(ds).save(tmp_path / "l.learner")
+        out = learner.predict(ds)
+        assert out.t.dims == ("run", "time", "lead", "z", "x")
+        assert out.lead.values.tolist() == [2, 5]
+        same(load(tmp_path / "l.learner").predict(ds.chunk(time=50, run=1)), out)
+
+
+def test_what_is_learned_of_members_is_learned_of_all_their_samples():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 40))
+    ds = xr.Dataset(
+        {"x": (("run", "time"), x), "y": (("run", "time"), x**2)}, {"time": np.arange(40), "run": [0, 1, 2]}
+    )
+    learner = Linear(FieldSpec("x", "y", members="run")).fit(ds)
+    peer = LinearRegression().fit(x.reshape(-1, 1), x.reshape(-1) ** 2)
+    np.testing.assert_allclose(learner.state["coef"].ravel(), peer.coef_, rtol=1e-10)
