@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -313,3 +313,16 @@ def with_spread(layout: Layout) -> Layout:
             attrs["units"] = units
         found[f"{n}_std"] = replace(known, attrs=attrs)
     return answering(layout, found)
+
+
+def with_quantiles(layout: Layout, levels: Sequence[float]) -> Layout:
+    """Return the layout of targets along a further dimension ``quantile``, beside the samples."""
+    found = {}
+    for name in layout.spec.targets:
+        known = layout.variables[name]
+        at = known.dims.index(layout.spec.sample_dim) + 1
+        dims, along = (*known.dims[:at], "quantile", *known.dims[at:]), {**known.levels, "quantile": tuple(levels)}
+        found[name] = replace(known, dims=dims, levels=along)
+    label = xr.Variable("quantile", list(levels), {"long_name": "level of the quantile", "units": "1"})
+    made = answering(layout, found)
+    return replace(made, statics=made.statics.drop_vars("quantile", errors="ignore").assign_coords(quantile=label))

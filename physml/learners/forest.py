@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from physml._errors import closest, describe, is_count
 from physml.fields import FieldSpec
 from physml.layout import Layout
 from physml.learners import _classes, _leaves, _trees
-from physml.learners._fitted import Fitted, with_spread
+from physml.learners._fitted import Fitted, with_quantiles, with_spread
 from physml.learners._stacking import Stacking
 
 KINDS = ("regression", "classification")
@@ -41,6 +42,9 @@ class Forest(Fitted):
     spread
         Of regression: answer ``NAME_std`` too, the standard deviation of the training values that share leaves with a row
         (Meinshausen 2006), which holds what is noise as well as what the trees disagree on.
+    quantiles
+        Of regression: answer these quantiles of the same distribution in place of the mean, along ``quantile``: those of one training
+        value from the leaf of each tree, so that a hundred trees tell the tails to a hundredth or so.
     max_rows
         Rows drawn at random, with equal chances and without repetition; None: all. Which, is a matter of *seed* alone.
     memory
@@ -90,6 +94,7 @@ class Forest(Fitted):
         "values",
         "labels",
         "spread",
+        "quantiles",
         "max_rows",
         "memory",
         "area_weights",
@@ -106,6 +111,7 @@ class Forest(Fitted):
         values: Sequence[float] | None = None,
         labels: Sequence[str] | None = None,
         spread: bool = False,
+        quantiles: Sequence[float] | None = None,
         max_rows: int | None = None,
         memory: int = 4 * 2**30,
         area_weights: bool = False,
@@ -124,14 +130,24 @@ class Forest(Fitted):
                 )
         if not is_count(n_trees) or (max_rows is not None and not is_count(max_rows)):
             self._refuse("n_trees or max_rows does not count", ">= 1", (n_trees, max_rows), "n_trees=100")
-        if kind == "classification" and spread:
-            self._refuse("classes have no spread", "spread=False", "spread=True", "the probabilities tell it")
+        if kind == "classification" and (spread or quantiles is not None):
+            self._refuse("classes have no spread", "neither spread nor quantiles", "one", "the probabilities tell it")
+        if quantiles is not None:
+            ends = [0.0, *np.asarray(quantiles, "float64").ravel().tolist(), 1.0]
+            if spread or len(ends) < 3 or not all(a < b for a, b in pairwise(ends)):
+                self._refuse(
+                    "quantiles do not fit",
+                    "levels that increase between 0 and 1, without spread",
+                    f"quantiles={quantiles}, spread={spread}",
+                    "quantiles=[0.05, 0.5, 0.95]",
+                )
         if kind == "regression" and (values is not None or labels is not None):
             self._refuse("values and labels are of classes", "neither", "both or one", "kind='classification'")
         self.kind, self.samples, self.n_trees = kind, samples, int(n_trees)
         self.values = None if values is None else [_classes._number(v) for v in np.asarray(values).tolist()]
         self.labels = None if labels is None else [str(v) for v in labels]
         self.spread, self.max_rows, self.memory = bool(spread), max_rows, int(memory)
+        self.quantiles = None if quantiles is None else [float(q) for q in quantiles]
         self.area_weights, self.seed, self.options = bool(area_weights), int(seed), dict(options)
         self.estimator: Any = None
         self._made()
@@ -179,6 +195,8 @@ class Forest(Fitted):
         """Layout of what it answers: targets with their spread, or classes with their probabilities."""
         if self.kind == "classification":
             return _classes.answers(self.layout, *self.classes)
+        if self.quantiles is not None:
+            return with_quantiles(self.layout, self.quantiles)
         return with_spread(self.layout) if self.spread else self.layout
 
     @property
@@ -205,6 +223,8 @@ class Forest(Fitted):
         self.estimator = estimator.set_params(n_jobs=None)
         if self.spread:
             self.state |= _leaves.moments(estimator, x, y)
+        if self.quantiles is not None:
+            self.state |= _leaves.drawn(estimator, x, y, self.seed)
 
     def _numbered(self, y: np.ndarray) -> np.ndarray:
         """Return the classes of targets ``[row, target]`` by position, and remember what they are called."""
@@ -230,6 +250,9 @@ class Forest(Fitted):
             p = stacking.back(self.probabilities(table), len(x))
             likely = np.asarray(self.state["classes"], "float64")[p.argmax(-1)]
             return np.concatenate([likely, p.reshape(*p.shape[:-2], -1)], axis=-1)
+        if self.quantiles is not None:
+            found = stacking.back(_leaves.quantiles(self.estimator, self.state, table, self.quantiles), len(x))
+            return found.reshape(*found.shape[:-2], -1)
         found = stacking.back(self.estimator.predict(table).reshape(-1, n), len(x))
         if not self.spread:
             return found
@@ -292,5 +315,5 @@ class Forest(Fitted):
         self.estimator = _trees.restore(
             files.get("forest.skops", b""), self.kind, len(stacking.features), len(stacking.targets)
         )
-        if self.spread:
+        if self.spread or self.quantiles is not None:
             _leaves.check(self.estimator, self.state)

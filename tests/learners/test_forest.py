@@ -258,3 +258,30 @@ def test_a_dask_dataset_is_read_once_and_predicted_block_by_block(ocean):
     learner = Forest(spec, **SMALL).fit(ocean.assign(t=t))
     assert sum(reads) == 72
     assert physml.predict(learner, ocean.assign(t=t)).t.chunksizes["time"] == (12,) * 6
+
+
+def test_quantiles_are_those_of_the_training_values_that_share_leaves(ocean, same, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (1500, 2))
+    noise = rng.exponential(0.5 + (x > 0))
+    ds = xr.Dataset(
+        {n: (("time", "i"), v, {"units": "K"}) for n, v in {"x": x, "y": noise}.items()}, {"time": np.arange(1500)}
+    )
+    levels = [0.1, 0.5, 0.9]
+    learner = Forest(FieldSpec("x", "y"), n_trees=300, min_samples_leaf=100, quantiles=levels).fit(ds)
+    out = learner.predict(ds.isel(time=slice(0, 200)))
+    assert out.y.dims == ("time", "quantile", "i")
+    assert out["quantile"].values.tolist() == levels
+    for there, scale in (((ds.x < -0.1), 0.5), ((ds.x > 0.1), 1.5)):
+        mean = out.y.where(there).mean(("time", "i")).values
+        np.testing.assert_allclose(1 - np.exp(-mean / scale), levels, atol=0.03)
+    covered = (ds.y >= out.y.sel(quantile=0.1)) & (ds.y <= out.y.sel(quantile=0.9))
+    assert float(covered.mean()) == pytest.approx(0.8, abs=0.05)
+    learner.save(tmp_path / "q.learner")
+    same(load(tmp_path / "q.learner").predict(ds.isel(time=slice(0, 200)).chunk(time=33)), out)
+    # A tree whose leaves hold one value has that value as all its quantiles.
+    spec = FieldSpec(["t", "index"], "index", target_offsets=1, mask="wet")
+    one = Forest(spec, samples="maps", n_trees=1, bootstrap=False, quantiles=[0.2, 0.8]).fit(ocean).predict(ocean)
+    np.testing.assert_array_equal(one["index"].values[:-1], np.tile(ocean["index"].values[1:, None], 2))
+    with pytest.raises(ValueError, match="quantiles do not fit"):
+        Forest(CELLS, quantiles=[0.9, 0.1])
