@@ -19,12 +19,15 @@ from physml.learners.climatology import climate, own_dates
 
 
 class Anomalies:
-    """Departures of some variables from their climatology, at the date of every channel.
+    """Departures of some variables of one role from their climatology, at the date of every channel.
 
     Attributes
     ----------
-    state
-        ``mean``, ``[group, *space, level of each variable]``, without space for those that lie nowhere.
+    layout
+        That of the learner.
+    values
+        The layout that reads the variables at their own dates; their climatology is
+        ``[group, *space, level of each variable]``, without space where all of them lie nowhere.
     """
 
     def __init__(self, learner: Any, role: Role, names: tuple[str, ...]) -> None:

@@ -268,7 +268,7 @@ def test_quantiles_are_those_of_the_training_values_that_share_leaves(ocean, sam
         {n: (("time", "i"), v, {"units": "K"}) for n, v in {"x": x, "y": noise}.items()}, {"time": np.arange(1500)}
     )
     levels = [0.1, 0.5, 0.9]
-    learner = Forest(FieldSpec("x", "y"), n_trees=300, min_samples_leaf=100, quantiles=levels).fit(ds)
+    learner = Forest(FieldSpec("x", "y"), n_trees=100, min_samples_leaf=100, quantiles=levels).fit(ds)
     out = learner.predict(ds.isel(time=slice(0, 200)))
     assert out.y.dims == ("time", "quantile", "i")
     assert out["quantile"].values.tolist() == levels

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -227,3 +229,11 @@ def test_what_is_learned_of_members_is_learned_of_all_their_samples():
     learner = Linear(FieldSpec("x", "y", members="run")).fit(ds)
     peer = LinearRegression().fit(x.reshape(-1, 1), x.reshape(-1) ** 2)
     np.testing.assert_allclose(learner.state["coef"].ravel(), peer.coef_, rtol=1e-10)
+
+
+def test_learners_are_named_without_a_network_library_or_scikit_learn():
+    code = (
+        "import sys, physml.learners as l; [getattr(l, n) for n in l.__all__]; "
+        "print(sorted({'keras', 'tensorflow', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
