@@ -37,7 +37,7 @@ def predict(
     Parameters
     ----------
     model
-        A FieldModel, or the path of a saved one.
+        A FieldModel, or the path of a saved one; or a learner of :mod:`physml.learners`, which takes no more than *ds*.
     ds
         Data with the inputs; targets are not needed.
     batch_size
@@ -71,6 +71,8 @@ def predict(
     --------
     >>> forecast = physml.predict("model.keras", ds)  # doctest: +SKIP
     """
+    if hasattr(model, "layout") and not isinstance(model, FieldModel):  # a learner that is no network
+        return model.predict(ds)  # type: ignore[union-attr]
     model = load(model) if isinstance(model, str | os.PathLike) else model
     layout = model.layout
     packed = layout.pack(ds, "inputs")

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-_HOMES: dict[str, str] = {"Learner": "base"}
+LEARNER_NAMES = ("Climatology", "DampedPersistence", "Forest", "Linear", "Persistence", "Ridge")
+"""The learners of physml."""
+_HOMES: dict[str, str] = {
+    "Climatology": "climatology",
+    "DampedPersistence": "persistence",
+    "EOF": "eof",
+    "Forest": "forest",
+    "Learner": "base",
+    "Linear": "linear",
+    "Persistence": "persistence",
+    "Ridge": "linear",
+    "load": "_files",
+}
 __all__ = sorted(_HOMES)
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 from physml._errors import refuse
 from physml.explain.effects.rows import Rows
 from physml.explain.models.outputs import Fields, Given, Table
+from physml.learners._points import targets
 
 if TYPE_CHECKING:
     from physml.explain.models.adapting import Adapted
@@ -54,7 +55,9 @@ def truth_of(
         isinstance(outputs, Fields) or (not layout.shape and isinstance(outputs, Table))
     ):
         return lambda numbers: measure.reduce(read.take(numbers))
-    classes = _numbers(returned)
+    if len(returned) == len(names) and layout.series and isinstance(outputs, Table):
+        return lambda numbers: measure.reduce(targets(layout, read.take(numbers)))
+    classes = _numbers(returned if isinstance(outputs, Table) else _flags(outputs, returned))
     if classes is not None and len(names) == 1 and (isinstance(outputs, Fields) or not layout.shape):
         return lambda numbers: measure.reduce((read.take(numbers) == classes).astype("float64"))
     if isinstance(outputs, Given) and set(outputs.template.data_vars) <= set(layout.spec.targets):
@@ -75,6 +78,12 @@ def truth_of(
 
 def _returned(outputs: Fields | Table) -> list[Any]:
     return [str(c) for c in outputs.layout.targets] if isinstance(outputs, Fields) else list(outputs.names)
+
+
+def _flags(outputs: Any, names: list[Any]) -> list[Any]:
+    """Return the numbers of the classes whose probabilities a learner returns, else the names as they are."""
+    known = outputs.layout.variables if isinstance(outputs, Fields) else {}
+    return [known[n].attrs.get("flag_value", n) if n in known else n for n in names]
 
 
 def _numbers(names: Sequence[Any]) -> np.ndarray | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from physml._errors import describe, refuse
 from physml.explain.models.outputs import Outputs, outputs_of
+from physml.learners._fitted import Fitted
 
 if TYPE_CHECKING:
     from physml.layout import Layout
@@ -110,7 +111,7 @@ def adapt(
     Parameters
     ----------
     model
-        A ``FieldModel``; a Keras model or layer of ``[row, *space, channel]`` in physical units, or of all valid inputs of a
+        A ``FieldModel``; a learner of :mod:`physml.learners`; a Keras model or layer of ``[row, *space, channel]`` in physical units, or of all valid inputs of a
         sample ``[row, n]``, or with an input for each variable, called by its name; a fitted scikit-learn estimator
         whose features are all valid inputs of a sample, or the channels of a cell; :class:`on_tensors`; any other callable
         takes a Dataset of inputs and returns a Dataset or DataArray, with the sample dimension in both (see
@@ -136,6 +137,10 @@ def adapt(
     if probe is None:
         probe = np.ones((1, *layout.shape, len(layout.inputs)), "float32")
     probe = probe[:1]
+    if isinstance(model, Fitted):
+        from physml.explain.models.learned import learner
+
+        return learner(model, outputs)
     keras = sys.modules.get("keras")
     if keras is not None and isinstance(model, keras.Layer):
         from physml.explain.models.keras_models import keras_model
