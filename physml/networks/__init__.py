@@ -13,6 +13,15 @@ _HOMES = {
     "Bilinear": "tendency",
     "bilinear_tendency": "tendency",
     "brajard_cnn": "tendency",
+    "lstm": "recurrent",
+    "gru": "recurrent",
+    "ConvLSTM": "memory",
+    "convlstm": "memory",
+    "autoencoder": "autoencoding",
+    "Latent": "variational",
+    "critic": "gan",
+    "WGAN": "gan",
+    "gradient_penalty": "gan",
 }
 __all__ = sorted(_HOMES)
 

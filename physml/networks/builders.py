@@ -15,6 +15,10 @@ from physml.layout import Layout
 BUILDERS: dict[str, str] = {
     "cnn": "convolutional",
     "mlp": "perceptron",
+    "lstm": "recurrent",
+    "gru": "recurrent",
+    "convlstm": "memory",
+    "autoencoder": "autoencoding",
 }
 """Builders by name, and the module that holds each."""
 
@@ -36,7 +40,7 @@ def build(name: str, layout: Layout, outputs: int | None = None, **arguments: An
     --------
     >>> build("cnm", None)
     Traceback (most recent call last):
-    ValueError: unknown network 'cnm'; did you mean 'cnn'?. Expected: one of cnn, mlp. Received: 'cnm'. Remedy: correct network.name.
+    ValueError: unknown network 'cnm'; did you mean 'cnn'?. Expected: one of cnn, mlp, lstm, gru, convlstm, autoencoder. Received: 'cnm'. Remedy: correct network.name.
     """
     if name not in BUILDERS:
         raise ValueError(
