@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-_HOMES: dict[str, str] = {"Learner": "base"}
+_HOMES: dict[str, str] = {
+    "Learner": "base",
+    "encode": "latent",
+    "decode": "latent",
+    "draw_prior": "latent",
+    "generate": "generative",
+    "with_noise": "generative",
+    "with_noise_inputs": "generative",
+}
 __all__ = sorted(_HOMES)
 
 

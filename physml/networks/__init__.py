@@ -18,12 +18,22 @@ _HOMES = {
     "ConvLSTM": "memory",
     "convlstm": "memory",
     "autoencoder": "autoencoding",
-    "Latent": "variational",
+    "LatentNormal": "variational",
+    "InputNoise": "variational",
+    "kl_divergence": "variational",
     "critic": "gan",
     "WGAN": "gan",
     "gradient_penalty": "gan",
 }
 __all__ = sorted(_HOMES)
+
+
+def register_layers() -> None:
+    """Import every module of this room, so that the layers of saved models are known by name."""
+    from importlib import import_module
+
+    for module in {*_HOMES.values()}:
+        import_module(f"physml.networks.{module}")
 
 
 def __getattr__(name: str) -> Any:
