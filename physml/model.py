@@ -534,7 +534,9 @@ def load(path: str | os.PathLike[str]) -> FieldModel:
                 f"no model at {path!r}", expected="a .keras file", received="nothing there", remedy="check the path"
             )
         )
-    import physml.networks.padding  # noqa: F401  its layers are known by name once it is loaded
+    from physml.networks import register
+
+    register()
 
     try:
         model = keras.saving.load_model(path)

@@ -7,14 +7,28 @@ from typing import Any
 _HOMES = {
     "cnn": "convolutional",
     "mlp": "perceptron",
+    "resnet": "residual",
+    "unet": "unet",
     "Pad": "padding",
+    "PartialConv": "partial",
+    "Valid": "partial",
     "BUILDERS": "builders",
     "build": "builders",
     "Bilinear": "tendency",
     "bilinear_tendency": "tendency",
     "brajard_cnn": "tendency",
 }
+_LAYERS = ("padding", "partial", "sampling", "whole", "tendency")
+"""Modules with layers of their own."""
 __all__ = sorted(_HOMES)
+
+
+def register() -> None:
+    """Import all layers, so that Keras knows them by name in saved models."""
+    from importlib import import_module
+
+    for module in _LAYERS:
+        import_module(f"physml.networks.{module}")
 
 
 def __getattr__(name: str) -> Any:
