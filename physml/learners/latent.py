@@ -125,12 +125,17 @@ def decode(
         dask="parallelized",
         output_dtypes=[np.dtype(model.compute_dtype)],
         dask_gufunc_kwargs={
-            "output_sizes": {**dict(zip(space, model.layout.shape, strict=True)), "channel": len(model.answers.targets)},
+            "output_sizes": {
+                **dict(zip(space, model.layout.shape, strict=True)),
+                "channel": len(model.answers.targets),
+            },
             "allow_rechunk": True,
         },
     )
     fields = model.answers.unpack(out.drop_vars("channel", errors="ignore"), "targets", predicted=True)
-    return stamp(fields.assign_attrs(latent.attrs if isinstance(latent, xr.Dataset) else {}), f"decode with {model.name}")
+    return stamp(
+        fields.assign_attrs(latent.attrs if isinstance(latent, xr.Dataset) else {}), f"decode with {model.name}"
+    )
 
 
 def draw_prior(model: FieldModel | str, members: int, *, seed: int, ds: xr.Dataset | None = None) -> xr.Dataset:
@@ -198,8 +203,7 @@ class _Part:
             core = [1, len(layout.space) + 1]
         leading = arrays[0].shape[: arrays[0].ndim - core[0]]
         rows = [
-            a.reshape(-1, *a.shape[a.ndim - n :]).astype(kind)
-            for a, n in zip(arrays, core[: len(arrays)], strict=True)
+            a.reshape(-1, *a.shape[a.ndim - n :]).astype(kind) for a, n in zip(arrays, core[: len(arrays)], strict=True)
         ]
         if self.part == "encoder" and self.model.missing != "mean":
             fill_masked(rows[0], layout.valid("inputs"), layout, "inputs")
@@ -218,17 +222,11 @@ class _Part:
 
     def _compile(self, shapes: list[tuple[int, ...]]) -> Any:
         model, layout = self.model, self.model.layout
-        encoder, decoder = model.network.get_layer("encoder"), model.network.get_layer("decoder")
+        encoder, decoder = (model.network.get_layer(n) for n in ("encoder", "decoder"))
 
         def encoded(x: Any) -> tuple[Any]:
-            held: list[Any] = []
-
-            def tap(z: Any, training: bool | None = None) -> Any:
-                held.append(ops.cast(encoder(z, training=False), model.compute_dtype))
-                return ops.zeros((ops.shape(z)[0], *layout.shape, decoder.output_shape[-1]), model.compute_dtype)
-
-            model.through(x, tap, training=False, penalties=False)
-            return (held[0],)
+            _, z = model.scaled_inputs(x)
+            return (ops.cast(encoder(z, training=False), model.compute_dtype),)
 
         def decoded(latent: Any, x: Any = None) -> tuple[Any]:
             if x is None:

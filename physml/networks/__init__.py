@@ -7,7 +7,11 @@ from typing import Any
 _HOMES = {
     "cnn": "convolutional",
     "mlp": "perceptron",
+    "resnet": "residual",
+    "unet": "unet",
     "Pad": "padding",
+    "PartialConv": "partial",
+    "Valid": "partial",
     "BUILDERS": "builders",
     "build": "builders",
     "Bilinear": "tendency",
@@ -25,14 +29,16 @@ _HOMES = {
     "WGAN": "gan",
     "gradient_penalty": "gan",
 }
+_LAYERS = ("padding", "partial", "sampling", "whole", "tendency", "sequences", "memory", "variational")
+"""Modules with layers of their own."""
 __all__ = sorted(_HOMES)
 
 
-def register_layers() -> None:
-    """Import every module of this room, so that the layers of saved models are known by name."""
+def register() -> None:
+    """Import all layers, so that Keras knows them by name in saved models."""
     from importlib import import_module
 
-    for module in {*_HOMES.values()}:
+    for module in _LAYERS:
         import_module(f"physml.networks.{module}")
 
 

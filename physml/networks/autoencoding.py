@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 
 from physml._errors import closest, is_count, refuse
 from physml.layout import Layout
-from physml.networks.convolutional import CONVOLUTIONS
+from physml.networks.blocks import CONVOLUTIONS
+from physml.networks.blocks import activation as known
 from physml.networks.padding import Pad, boundaries
 from physml.networks.sequences import free_sizes
 from physml.networks.variational import InputNoise, LatentNormal
@@ -100,6 +100,7 @@ def autoencoder(
     >>> autoencoder(layout, kind="variational", latent=8, hidden=(64,))  # doctest: +SKIP
     """
     _check(layout, kind, latent, filters, kernel_size, noise)
+    activation = known(activation)
     ends = boundaries(boundary or {}, layout.space) if filters else ()
     count = outputs or len(layout.targets)
     seeds = iter(np.random.default_rng(seed).integers(2**31, size=2 * len((*hidden, *filters)) + 6).tolist())

@@ -19,7 +19,8 @@ from keras import ops
 from physml import _backend
 from physml._errors import closest, is_count, refuse
 from physml.layout import Layout
-from physml.networks.convolutional import CONVOLUTIONS
+from physml.networks.blocks import CONVOLUTIONS
+from physml.networks.blocks import activation as known
 from physml.networks.padding import Pad, boundaries
 from physml.networks.sequences import free_sizes
 
@@ -134,9 +135,12 @@ def critic(
     ValueError
         For boundaries that do not fit, even kernels, and layouts without noise.
     """
+    activation = known(activation)
     ends = boundaries(boundary or {}, layout.space)
     if len(ends) > 3 or kernel_size % 2 == 0:
-        refuse("the critic cannot be built", "at most three space dimensions, odd kernels", f"{ends}, {kernel_size}", "3")
+        refuse(
+            "the critic cannot be built", "at most three space dimensions, odd kernels", f"{ends}, {kernel_size}", "3"
+        )
     channels = len(condition(layout, noise)) + len(layout.targets)
     seeds = iter(np.random.default_rng(seed).integers(2**31, size=len(filters) + len(hidden) + 1).tolist())
     start = x = keras.Input((*free_sizes(layout, any_size)[:-1], channels))
@@ -298,7 +302,7 @@ class WGAN:
 
     def _seen(self, x: Any) -> Any:
         """Return the scaled condition; masked cells 0."""
-        z = self.generator.scaled_inputs(x)
+        _, z = self.generator.scaled_inputs(x)
         return ops.take(z, self.condition, axis=-1)
 
     def _judged(self, seen: Any, z: Any) -> Any:
@@ -330,9 +334,7 @@ class WGAN:
         if self.content is not None:
             drawn = ops.reshape(fake, (count, -1, *cells))
             own = self.generator.scaled_targets(y, x[: ops.shape(y)[0]])
-            error = (
-                ensemble_crps(drawn, own) if self.content == "crps" else ops.square(ops.mean(drawn, axis=0) - own)
-            )
+            error = ensemble_crps(drawn, own) if self.content == "crps" else ops.square(ops.mean(drawn, axis=0) - own)
             weights = ops.cast(weights, error.dtype)
             if len(weights.shape) < len(error.shape):
                 weights = ops.expand_dims(weights, -1)

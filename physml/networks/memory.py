@@ -11,8 +11,9 @@ from keras import ops
 
 from physml._errors import refuse
 from physml.layout import Layout
-from physml.networks.padding import Pad, boundaries
-from physml.networks.sequences import MapSequences, free_sizes, sequence
+from physml.networks.blocks import ends_on
+from physml.networks.padding import Pad
+from physml.networks.sequences import MapSequences, check_norm, free_sizes, sequence
 
 
 @keras.saving.register_keras_serializable(package="physml")
@@ -73,9 +74,7 @@ class ConvLSTM(keras.layers.Layer):
         """Make the weights: kernels of the input and of the output, biases that remember at first."""
         stencil, n = (self.kernel_size,) * len(self.boundary), self.filters
         glorot, orthogonal = keras.initializers.GlorotUniform(self.seed), keras.initializers.Orthogonal(seed=self.seed)
-        self.kernel = self.add_weight(
-            shape=(*stencil, int(input_shape[-1]), 4 * n), initializer=glorot, name="kernel"
-        )
+        self.kernel = self.add_weight(shape=(*stencil, int(input_shape[-1]), 4 * n), initializer=glorot, name="kernel")
         self.recurrent_kernel = self.add_weight(
             shape=(*stencil, n, 4 * n), initializer=orthogonal, name="recurrent_kernel"
         )
@@ -124,7 +123,7 @@ def convlstm(
     filters: int | Sequence[int] = 16,
     kernel_size: int = 3,
     dropout: float = 0.0,
-    normalise: bool = False,
+    norm: str | None = None,
     outputs: int | None = None,
     any_size: bool = False,
     seed: int = 0,
@@ -146,8 +145,8 @@ def convlstm(
         Odd size of the stencils [cells].
     dropout
         Share of the channels dropped after each recurrent layer in training.
-    normalise
-        Normalise the channels of every cell after each recurrent layer.
+    norm
+        None, or ``"layer"``: normalise the channels of every cell after each recurrent layer.
     outputs
         Output channels where they are not the targets, as under a head.
     any_size
@@ -170,21 +169,16 @@ def convlstm(
     ----------
     Shi, X. et al. (2015), doi:10.48550/arXiv.1506.04214.
     """
-    ends = boundaries(boundary, layout.space)
-    if not 1 <= len(ends) <= 3:
-        refuse(
-            "convlstm cannot be built",
-            "one to three space dimensions",
-            f"space {layout.space}",
-            "name further dimensions in levels or members",
-        )
+    ends = ends_on(layout, boundary, any_size, "convlstm")
+    check_norm(norm, "convlstm")
     order = sequence(layout)
+    sizes = free_sizes(layout, any_size)[:-1]
     widths = (filters,) if isinstance(filters, int) else tuple(filters)
     seeds = iter(np.random.default_rng(seed).integers(2**31, size=2 * len(widths)).tolist())
-    inner = x = keras.Input((order.shape[0], *(None,) * len(ends), order.shape[1]))
+    inner = x = keras.Input((order.shape[0], *sizes, order.shape[1]))
     for i, n in enumerate(widths):
         x = ConvLSTM(n, kernel_size, ends, return_sequences=i + 1 < len(widths), seed=next(seeds))(x)
-        x = keras.layers.LayerNormalization()(x) if normalise else x
+        x = keras.layers.LayerNormalization()(x) if norm else x
         if dropout:
             x = keras.layers.Dropout(dropout, seed=next(seeds))(x)
     sees = kernel_size // 2 * (order.shape[0] + len(widths) - 1)

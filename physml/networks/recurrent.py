@@ -11,9 +11,10 @@ import numpy as np
 
 from physml._errors import closest, refuse
 from physml.layout import Layout
-from physml.networks.convolutional import CONVOLUTIONS
+from physml.networks.blocks import CONVOLUTIONS
+from physml.networks.blocks import activation as known
 from physml.networks.padding import Pad, boundaries
-from physml.networks.sequences import CellSequences, EachStep, Steps, free_sizes, sequence
+from physml.networks.sequences import CellSequences, EachStep, Steps, check_norm, free_sizes, sequence
 
 ENCODERS = ("dense", "convolutional")
 
@@ -28,7 +29,7 @@ def lstm(
     bidirectional: bool = False,
     dropout: float = 0.0,
     recurrent_dropout: float = 0.0,
-    normalise: bool = False,
+    norm: str | None = None,
     hidden: Sequence[int] = (),
     activation: str = "relu",
     boundary: Mapping[str, str] | None = None,
@@ -59,8 +60,8 @@ def lstm(
         Pass along the steps in both directions.
     dropout, recurrent_dropout
         Share of the inputs and of the memory dropped at each step in training.
-    normalise
-        Normalise the channels between recurrent layers and after the last (Ba et al. 2016, doi:10.48550/arXiv.1607.06450).
+    norm
+        None, or ``"layer"``: normalise the channels after each recurrent layer (Ba et al. 2016, doi:10.48550/arXiv.1607.06450).
     hidden
         Units of dense layers before the last.
     activation
@@ -105,7 +106,7 @@ def gru(
     bidirectional: bool = False,
     dropout: float = 0.0,
     recurrent_dropout: float = 0.0,
-    normalise: bool = False,
+    norm: str | None = None,
     hidden: Sequence[int] = (),
     activation: str = "relu",
     boundary: Mapping[str, str] | None = None,
@@ -119,7 +120,7 @@ def gru(
 
     Parameters
     ----------
-    layout, units, flatten, encoder, encoder_units, bidirectional, dropout, recurrent_dropout, normalise, hidden, activation
+    layout, units, flatten, encoder, encoder_units, bidirectional, dropout, recurrent_dropout, norm, hidden, activation
         As for :func:`lstm`.
     boundary, outputs, any_size, seed
         As for :func:`lstm`.
@@ -146,7 +147,7 @@ def _recurrent(
     bidirectional: bool,
     dropout: float,
     recurrent_dropout: float,
-    normalise: bool,
+    norm: str | None,
     hidden: Sequence[int],
     activation: str,
     boundary: Mapping[str, str] | None,
@@ -156,6 +157,8 @@ def _recurrent(
 ) -> keras.Model:
     name = kind.__name__.lower()
     _check(name, layout, flatten, encoder)
+    check_norm(norm, name)
+    activation = known(activation)
     order = sequence(layout)
     seeds = iter(np.random.default_rng(seed).integers(2**31, size=64).tolist())
 
@@ -175,7 +178,7 @@ def _recurrent(
                 seed=next(seeds),
             )
             x = keras.layers.Bidirectional(layer)(x) if bidirectional else layer(x)
-            x = keras.layers.LayerNormalization()(x) if normalise else x
+            x = keras.layers.LayerNormalization()(x) if norm else x
         return x
 
     whole = "it makes one vector of the whole map (flatten)" if flatten and layout.space else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from keras import ops
 from physml._errors import describe, refuse
 from physml.calendar import virtual
 from physml.layout import Layout
+from physml.networks.padding import Pad
 from physml.reach import Reach
 
 
@@ -190,7 +192,8 @@ class MapSequences(_Ordered):
 
     def receptive_field(self) -> list[Reach]:
         """Return what an output cell sees: those of the other end where the boundary is periodic."""
-        return [Reach.window(self.sees, self.sees, wraps=kind == "periodic") for kind in self.boundary]
+        ends = Pad(1, self.boundary).receptive_field()
+        return [replace(Reach.window(self.sees, self.sees, wraps=r.wraps), crosses=r.crosses) for r in ends]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Return the shape with the outputs as channels."""
@@ -246,3 +249,9 @@ def free_sizes(layout: Layout, any_size: bool, whole: str | None = None) -> tupl
     if any_size and whole is not None:
         refuse(f"the network takes no maps of any size: {whole}", "any_size=False", True, "leave any_size out")
     return (*((None,) * len(layout.shape) if any_size else layout.shape), len(layout.inputs))
+
+
+def check_norm(norm: str | None, what: str) -> None:
+    """Refuse norms that a recurrent network does not have."""
+    if norm not in (None, "layer"):
+        refuse(f"{what}: unknown norm {norm!r}", "None or 'layer'", repr(norm), "norm='layer'")

@@ -126,7 +126,7 @@ def test_latent_vectors_are_drawn_in_training_and_the_divergence_joins_the_loss(
 def test_a_variational_model_trains_is_deterministic_in_predict_and_draws_from_its_prior(waves, tmp_path):
     model, batches = model_of(waves, [NonNegative("c")], kind="variational", latent=2, hidden=(8,), beta=0.5, warmup=3)
     model.compile(keras.optimizers.Adam(1e-2), "mse")
-    x, y, w = batches[0]
+    x, y, _ = batches[0]
     start = model.evaluate(x, y, verbose=0)
     history = model.fit(batches, epochs=40, verbose=0).history["loss"]
     assert model.evaluate(x, y, verbose=0) < 0.8 * start

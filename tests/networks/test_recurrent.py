@@ -92,7 +92,7 @@ def test_an_index_is_told_from_the_sequence_of_whole_maps(maps, encoder):
 
 
 def test_a_flattened_network_may_answer_a_map(maps):
-    network = networks.lstm(bound(maps), units=(3, 2), flatten=True, bidirectional=True, normalise=True, dropout=0.1)
+    network = networks.lstm(bound(maps), units=(3, 2), flatten=True, bidirectional=True, norm="layer", dropout=0.1)
     assert network.output_shape == (None, 5, 8, 1)
     assert not network.predict_on_batch(np.ones((1, 5, 8, 7), "float32")).any()
 
@@ -117,7 +117,7 @@ def test_convolutional_memory_with_closed_ends_is_that_of_keras():
 
 @pytest.mark.parametrize("shift", [1, 3])
 def test_convolutional_memory_knows_no_longitude(maps, shift):
-    network = awake(networks.convlstm(bound(maps), boundary=ENDS, filters=(3, 2), normalise=True))
+    network = awake(networks.convlstm(bound(maps), boundary=ENDS, filters=(3, 2), norm="layer"))
     x = RNG.normal(size=(1, 5, 8, 7)).astype("float32")
     y = network.predict_on_batch(x)
     np.testing.assert_allclose(network.predict_on_batch(np.roll(x, shift, 2)), np.roll(y, shift, 2), atol=1e-5)
@@ -185,6 +185,8 @@ def test_inputs_at_different_steps_are_refused(maps):
         ("gru", "a", {"encoder": "dense"}, r"gru: an encoder needs the whole map.*flatten=True"),
         ("lstm", "a", {"flatten": True, "encoder": "dens"}, r"unknown encoder 'dens'; did you mean 'dense'"),
         ("lstm", "a", {"flatten": True, "encoder": "convolutional"}, r"boundary does not fit the grid"),
+        ("gru", "a", {"norm": "batch"}, r"gru: unknown norm 'batch'"),
+        ("lstm", "a", {"activation": "rely"}, r"unknown activation 'rely'; did you mean 'relu'"),
         ("lstm", "a", {"flatten": True, "any_size": True}, r"no maps of any size: it makes one vector"),
         ("convlstm", "a", {"boundary": ENDS, "kernel_size": 2}, r"no centre.*odd number of cells"),
         ("convlstm", "a", {"boundary": {"lat": "open"}}, r"boundary does not fit the grid"),

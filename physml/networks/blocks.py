@@ -1,0 +1,318 @@
+"""What the layers of one network share: activation by name, norm, dropout, weight decay, boundary and mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from physml._errors import closest, is_count, refuse
+from physml.layout import Layout
+from physml.networks.padding import Pad, boundaries, check_poles
+from physml.networks.partial import PartialConv, Valid
+
+CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
+DROPOUTS = {1: keras.layers.SpatialDropout1D, 2: keras.layers.SpatialDropout2D, 3: keras.layers.SpatialDropout3D}
+ACTIVATIONS = (
+    "linear tanh relu sigmoid leaky_relu swish silu gelu elu softmax selu softplus softsign exponential mish relu6 "
+    "hard_sigmoid hard_silu hard_tanh celu glu log_sigmoid log_softmax squareplus".split()
+)
+"""Activations by name. ``leaky_relu`` has the slope 0.2; ``swish`` is ``silu``; ``softmax`` is over the channels."""
+NORMS = (None, "batch", "layer", "group")
+"""Over the batch; over the channels of a cell; over groups of 8 channels and the whole map; none."""
+
+
+class Maps(NamedTuple):
+    """Values ``[batch, *space, channel]`` and where they are valid ``[batch, *space, 1]``."""
+
+    values: Any
+    valid: Any
+
+
+def activation(name: str, what: str = "activation") -> str:
+    """Return the name of an activation.
+
+    Raises
+    ------
+    ValueError
+        For unknown names; the nearest is offered.
+
+    Examples
+    --------
+    >>> activation("swish")
+    'swish'
+    """
+    if name not in ACTIVATIONS or name == "glu":
+        refuse(
+            f"unknown {what} {name!r}{closest(str(name), ACTIVATIONS)}",
+            f"one of {', '.join(ACTIVATIONS)}",
+            repr(name),
+            f"{what}='relu'",
+        )
+    return name
+
+
+def share(value: float, what: str = "dropout") -> float:
+    """Return a share in [0, 1).
+
+    Raises
+    ------
+    ValueError
+        For numbers outside.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+        refuse(f"{what} is no share", "0 <= share < 1", value, f"{what}=0.1")
+    return float(value)
+
+
+def decay(weight: float) -> Any:
+    """Return the regulariser that adds ``weight * sum(kernel ** 2)`` to the loss, or None for 0.
+
+    This is the L2 penalty. Under Adam it is not the decay of weights decoupled from the gradient (Loshchilov and Hutter 2019,
+    doi:10.48550/arXiv.1711.05101), which belongs to the optimizer: ``keras.optimizers.AdamW(weight_decay=...)``.
+
+    Raises
+    ------
+    ValueError
+        For negative weights.
+    """
+    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight < float("inf"):
+        refuse("weight_decay is no weight", "a number >= 0", weight, "weight_decay=1e-4")
+    return keras.regularizers.L2(float(weight)) if weight else None
+
+
+def count(value: Any, what: str, least: int = 1) -> int:
+    """Return a whole number of at least *least*.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
+    if not is_count(value, least):
+        refuse(f"{what} is no count", f"a whole number >= {least}", value, f"{what}={max(least, 2)}")
+    return int(value)
+
+
+def counts(values: Any, what: str, least: int = 1) -> tuple[int, ...]:
+    """Return a sequence of whole numbers; one alone is a sequence of one."""
+    return tuple(count(v, what, least) for v in (values if isinstance(values, list | tuple) else (values,)))
+
+
+def per_dimension(value: Any, space: Sequence[str], what: str, *, odd: bool = False) -> tuple[int, ...]:
+    """Return a whole number for every space dimension: of all, in their order, or by name.
+
+    Raises
+    ------
+    ValueError
+        For numbers that are no counts, even ones where they must be odd, and other dimensions.
+
+    Examples
+    --------
+    >>> per_dimension({"lat": 3, "lon": 5}, ("lat", "lon"), "kernel_size", odd=True)
+    (3, 5)
+    """
+    if isinstance(value, Mapping):
+        unknown = [d for d in value if d not in space]
+        if set(value) != set(space):
+            hint = closest(str(unknown[0]), space) if unknown else ""
+            refuse(
+                f"{what} names other dimensions{hint}",
+                f"a size for each of {tuple(space)}",
+                dict(value),
+                f"{what}=3 for all",
+            )
+        value = [value[d] for d in space]
+    sizes = list(value) if isinstance(value, list | tuple) else [value] * len(space)
+    if len(sizes) != len(space) or not all(is_count(n) for n in sizes) or (odd and any(n % 2 == 0 for n in sizes)):
+        expected = f"a whole number >= 1 for each of {tuple(space)}" + (" and odd kernels" if odd else "")
+        refuse(f"{what} does not fit", expected, value, "use 3, 5, 7, ..." if odd else f"{what}=2")
+    return tuple(int(n) for n in sizes)
+
+
+def start_of(layout: Layout, any_size: bool = False) -> Any:
+    """Return the input of a network ``[batch, *space, input channel]``."""
+    return keras.Input((*((None,) * len(layout.shape) if any_size else layout.shape), len(layout.inputs)))
+
+
+def ends_on(layout: Layout, boundary: Mapping[str, str], any_size: bool, what: str) -> tuple[str, ...]:
+    """Return the boundaries of the space dimensions of a layout.
+
+    Raises
+    ------
+    ValueError
+        For boundaries that do not fit the grid, and grids of none or more than three dimensions.
+    """
+    ends = boundaries(boundary, layout.space)
+    if len(layout.space) not in CONVOLUTIONS:
+        remedy = "name further dimensions in levels or members; mlp takes samples without space"
+        refuse(f"{what} cannot be built", "one to three space dimensions", f"space {layout.space}", remedy)
+    check_poles(ends, layout.space, layout.shape, layout.statics.coords)
+    if any_size and "pole" in ends:
+        remedy = "any_size=False, or close the latitude"
+        refuse(
+            "a part of the sphere has no pole",
+            "maps of the whole grid, where a boundary is 'pole'",
+            "any_size=True",
+            remedy,
+        )
+    return ends
+
+
+class Blocks:
+    """The layers of one network, with what they share said once.
+
+    All methods take and return tensors ``[batch, *space, channel]``, or :class:`Maps` under a mask.
+
+    Parameters
+    ----------
+    ends
+        Boundary of every space dimension; none for vectors.
+    activation
+        Name of the activation.
+    norm
+        None, ``"batch"``, ``"layer"`` or ``"group"``.
+    dropout
+        Share of the channels (of maps) or units (of vectors) left out in training.
+    weight_decay
+        Weight of the L2 penalty on the kernels, see :func:`decay`.
+    seed
+        Of the initial weights and the dropout.
+
+    Raises
+    ------
+    ValueError
+        For names that are not known and shares outside [0, 1).
+
+    Examples
+    --------
+    >>> blocks = Blocks(("open", "periodic"), activation="swish", norm="batch", dropout=0.1, seed=1)
+    >>> blocks.block(keras.Input((5, 8, 2)), 16, (3, 3)).shape
+    (None, 5, 8, 16)
+    """
+
+    def __init__(
+        self,
+        ends: Sequence[str],
+        *,
+        activation: str = "relu",
+        norm: str | None = None,
+        dropout: float = 0.0,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.ends, self.activation = tuple(ends), _known(activation)
+        if norm not in NORMS:
+            refuse(
+                f"unknown norm {norm!r}{closest(str(norm), NORMS[1:])}", f"one of {NORMS}", repr(norm), "norm='batch'"
+            )
+        self.norm, self.dropout = norm, share(dropout)
+        self.regularizer = decay(weight_decay)
+        self._seeds, self._drops = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+
+    def initializer(self) -> Any:
+        """Return the initialiser of the next kernel (He et al. 2015, doi:10.1109/ICCV.2015.123)."""
+        return keras.initializers.HeNormal(int(self._seeds.integers(2**31)))
+
+    def convolve(self, x: Any, filters: int, size: Sequence[int], strides: Sequence[int] | None = None) -> Any:
+        """Pad by the boundaries and convolve; under a mask by :class:`physml.networks.PartialConv`."""
+        strides = tuple(strides or (1,) * len(self.ends))
+        pad = Pad([n // 2 for n in size], self.ends) if any(n > 1 for n in size) else lambda v: v
+        shared = {"kernel_initializer": self.initializer(), "kernel_regularizer": self.regularizer}
+        if isinstance(x, Maps):
+            return Maps(*PartialConv(filters, tuple(size), strides, **shared)(pad(x.values), pad(x.valid)))
+        return CONVOLUTIONS[len(self.ends)](filters, tuple(size), strides, **shared)(pad(x))
+
+    def normalise(self, x: Any) -> Any:
+        """Apply the norm, if there is one."""
+        if self.norm is None:
+            return x
+        values = x.values if isinstance(x, Maps) else x
+        channels = int(values.shape[-1])
+        if self.norm == "batch":
+            layer = keras.layers.BatchNormalization()
+        elif self.norm == "layer":
+            layer = keras.layers.LayerNormalization()
+        else:
+            layer = keras.layers.GroupNormalization(max(1, channels // 8) if channels % 8 == 0 else 1)
+        return _on_values(x, layer)
+
+    def activate(self, x: Any) -> Any:
+        """Apply the activation."""
+        return _on_values(x, keras.layers.Activation(self.activation))
+
+    def drop(self, x: Any) -> Any:
+        """Leave out whole channels of maps, or single units of vectors, in training."""
+        if not self.dropout:
+            return x
+        values = x.values if isinstance(x, Maps) else x
+        layer = DROPOUTS.get(len(values.shape) - 2, keras.layers.Dropout)
+        return _on_values(x, layer(self.dropout, seed=int(self._drops.integers(2**31))))
+
+    def block(self, x: Any, filters: int, size: Sequence[int], strides: Sequence[int] | None = None) -> Any:
+        """Convolve, normalise, activate, drop."""
+        return self.drop(self.activate(self.normalise(self.convolve(x, filters, size, strides))))
+
+    def dense(self, x: Any, units: int) -> Any:
+        """Apply a dense layer to the channels, normalise, activate, and drop single units."""
+        layer = keras.layers.Dense(units, kernel_initializer=self.initializer(), kernel_regularizer=self.regularizer)
+        x = self.activate(self.normalise(layer(x)))
+        return keras.layers.Dropout(self.dropout, seed=int(self._drops.integers(2**31)))(x) if self.dropout else x
+
+    def answer(self, x: Any, channels: int, final: str = "linear") -> Any:
+        """Return the output: one cell's channels through a kernel that starts at zero, in single precision."""
+        values = x.values if isinstance(x, Maps) else x
+        final = _known(final, "final_activation")
+        shared = {"kernel_initializer": "zeros", "kernel_regularizer": self.regularizer, "dtype": "float32"}
+        act = None if final == "linear" else final
+        space = len(values.shape) - 2
+        if space in CONVOLUTIONS:
+            return CONVOLUTIONS[space](channels, 1, activation=act, **shared)(values)
+        return keras.layers.Dense(channels, act, **shared)(values)
+
+
+_known = activation
+
+
+def _on_values(x: Any, layer: Any) -> Any:
+    return Maps(layer(x.values), x.valid) if isinstance(x, Maps) else layer(x)
+
+
+def masked(x: Any, layout: Layout, partial: bool | str, any_size: bool) -> Any:
+    """Return an input with its valid cells, as *partial* names them; the input itself for False.
+
+    Parameters
+    ----------
+    x
+        ``[batch, *space, input channel]``.
+    layout
+        Its mask is used for True.
+    partial
+        False; True: the mask of the layout's inputs; ``"nan"``: cells that are not NaN; the name of an input that is positive
+        (in scaled units: above its mean) on valid cells.
+    any_size
+        Whether maps of any size may come.
+
+    Raises
+    ------
+    ValueError
+        For True without a mask or with maps of any size, and names that are no input.
+    """
+    if partial is False:
+        return x
+    if partial is True:
+        if layout.spec.mask is None:
+            refuse("partial=True without a mask", "FieldSpec(mask=...)", "a layout without mask", "partial='nan', or name the input that holds the mask")  # fmt: skip
+        if any_size:
+            refuse("partial=True holds the mask of the grid", "maps of the grid", "any_size=True", "partial='nan', or name the input that holds the mask")  # fmt: skip
+        valid = layout.valid("inputs")
+        same = (valid == valid[..., :1]).all()
+        return Maps(*Valid(valid[..., 0] if same else valid)(x))
+    if partial == "nan":
+        return Maps(*Valid("nan")(x))
+    names = [c.name for c in layout.inputs]
+    if partial not in names:
+        refuse(f"partial={partial!r} names no input{closest(str(partial), [*names, 'nan'])}", f"False, True, 'nan' or one of {sorted(set(names))}", repr(partial), "partial=True")  # fmt: skip
+    return Maps(*Valid(channel=names.index(partial))(x))
