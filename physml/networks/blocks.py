@@ -12,9 +12,27 @@ from physml._errors import closest, is_count, refuse
 from physml.layout import Layout
 from physml.networks.padding import Pad, boundaries, check_poles
 from physml.networks.partial import PartialConv, Valid
+from physml.networks.sampling import PadTo, Pool
+from physml.networks.whole import GlobalPool
 
 CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
 DROPOUTS = {1: keras.layers.SpatialDropout1D, 2: keras.layers.SpatialDropout2D, 3: keras.layers.SpatialDropout3D}
+POOLINGS = {
+    "average": {1: keras.layers.AveragePooling1D, 2: keras.layers.AveragePooling2D, 3: keras.layers.AveragePooling3D},
+    "max": {1: keras.layers.MaxPooling1D, 2: keras.layers.MaxPooling2D, 3: keras.layers.MaxPooling3D},
+}
+GLOBAL = {
+    "average": {
+        1: keras.layers.GlobalAveragePooling1D,
+        2: keras.layers.GlobalAveragePooling2D,
+        3: keras.layers.GlobalAveragePooling3D,
+    },
+    "max": {
+        1: keras.layers.GlobalMaxPooling1D,
+        2: keras.layers.GlobalMaxPooling2D,
+        3: keras.layers.GlobalMaxPooling3D,
+    },
+}
 ACTIVATIONS = (
     "linear tanh relu sigmoid leaky_relu swish silu gelu elu softmax selu softplus softsign exponential mish relu6 "
     "hard_sigmoid hard_silu hard_tanh celu glu log_sigmoid log_softmax squareplus".split()
@@ -128,8 +146,21 @@ def per_dimension(value: Any, space: Sequence[str], what: str, *, odd: bool = Fa
     sizes = list(value) if isinstance(value, list | tuple) else [value] * len(space)
     if len(sizes) != len(space) or not all(is_count(n) for n in sizes) or (odd and any(n % 2 == 0 for n in sizes)):
         expected = f"a whole number >= 1 for each of {tuple(space)}" + (" and odd kernels" if odd else "")
-        refuse(f"{what} does not fit", expected, value, "use 3, 5, 7, ..." if odd else f"{what}=2")
+        refuse(f"{what} does not fit", expected, value, "use 3, 5 or 7" if odd else f"{what}=2")
     return tuple(int(n) for n in sizes)
+
+
+def choice(value: Any, what: str, known: Sequence[str]) -> str:
+    """Return one of the words that are known.
+
+    Raises
+    ------
+    ValueError
+        For others; the nearest is offered.
+    """
+    if value not in known:
+        refuse(f"unknown {what} {value!r}{closest(str(value), known)}", f"one of {tuple(known)}", repr(value), f"{what}={known[0]!r}")
+    return str(value)
 
 
 def start_of(layout: Layout, any_size: bool = False) -> Any:
@@ -216,10 +247,10 @@ class Blocks:
         """Return the initialiser of the next kernel (He et al. 2015, doi:10.1109/ICCV.2015.123)."""
         return keras.initializers.HeNormal(int(self._seeds.integers(2**31)))
 
-    def convolve(self, x: Any, filters: int, size: Sequence[int], strides: Sequence[int] | None = None) -> Any:
-        """Pad by the boundaries and convolve; under a mask by :class:`physml.networks.PartialConv`."""
-        strides = tuple(strides or (1,) * len(self.ends))
-        pad = Pad([n // 2 for n in size], self.ends) if any(n > 1 for n in size) else lambda v: v
+    def convolve(self, x: Any, filters: int, size: Sequence[int], *, apart: bool = False) -> Any:
+        """Pad by the boundaries and convolve, or convolve blocks of cells *apart*; under a mask by :class:`PartialConv`."""
+        strides = tuple(size) if apart else (1,) * len(self.ends)
+        pad: Any = Pad([n // 2 for n in size], self.ends) if max(size) > 1 and not apart else lambda v: v
         shared = {"kernel_initializer": self.initializer(), "kernel_regularizer": self.regularizer}
         if isinstance(x, Maps):
             return Maps(*PartialConv(filters, tuple(size), strides, **shared)(pad(x.values), pad(x.valid)))
@@ -251,15 +282,43 @@ class Blocks:
         layer = DROPOUTS.get(len(values.shape) - 2, keras.layers.Dropout)
         return _on_values(x, layer(self.dropout, seed=int(self._drops.integers(2**31))))
 
-    def block(self, x: Any, filters: int, size: Sequence[int], strides: Sequence[int] | None = None) -> Any:
+    def block(self, x: Any, filters: int, size: Sequence[int]) -> Any:
         """Convolve, normalise, activate, drop."""
-        return self.drop(self.activate(self.normalise(self.convolve(x, filters, size, strides))))
+        return self.drop(self.activate(self.normalise(self.convolve(x, filters, size))))
 
     def dense(self, x: Any, units: int) -> Any:
         """Apply a dense layer to the channels, normalise, activate, and drop single units."""
         layer = keras.layers.Dense(units, kernel_initializer=self.initializer(), kernel_regularizer=self.regularizer)
         x = self.activate(self.normalise(layer(x)))
         return keras.layers.Dropout(self.dropout, seed=int(self._drops.integers(2**31)))(x) if self.dropout else x
+
+    def add(self, x: Any, y: Any) -> Any:
+        """Return the sum; valid is what is valid in the second, which has seen further."""
+        if isinstance(x, Maps):
+            return Maps(keras.layers.add([x.values, y.values]), y.valid)
+        return keras.layers.add([x, y])
+
+    def pool(self, x: Any, size: Sequence[int], kind: str) -> Any:
+        """Take the average or the greatest value over blocks of cells; blocks cut by a closed or open end hold fewer."""
+        size = tuple(size)
+        if max(size) == 1:
+            return x
+        sizes = (x.values if isinstance(x, Maps) else x).shape[1:-1]
+        whole = all(n is not None and n % s == 0 for n, s in zip(sizes, size, strict=True))
+        if isinstance(x, Maps):
+            if not whole:
+                pad = PadTo(size, ("closed",) * len(size))
+                x = Maps(pad(x.values), pad(x.valid))
+            return Maps(*Pool(size, kind)(*x))
+        return POOLINGS[kind][len(size)](size, padding="valid" if whole else "same")(x)
+
+    def gather(self, x: Any, kind: str) -> Any:
+        """Return one vector for the whole map: all its cells, or the average or the greatest value of each channel."""
+        if kind == "flatten":
+            return keras.layers.Flatten()(x.values if isinstance(x, Maps) else x)
+        if isinstance(x, Maps):
+            return GlobalPool(kind)(*x)
+        return GLOBAL[kind][len(self.ends)]()(x)
 
     def answer(self, x: Any, channels: int, final: str = "linear") -> Any:
         """Return the output: one cell's channels through a kernel that starts at zero, in single precision."""

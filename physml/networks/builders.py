@@ -15,6 +15,8 @@ from physml.layout import Layout
 BUILDERS: dict[str, str] = {
     "cnn": "convolutional",
     "mlp": "perceptron",
+    "resnet": "residual",
+    "unet": "unet",
     "lstm": "recurrent",
     "gru": "recurrent",
     "convlstm": "memory",
@@ -38,9 +40,9 @@ def build(name: str, layout: Layout, outputs: int | None = None, **arguments: An
 
     Examples
     --------
-    >>> build("cnm", None)
+    >>> build("cnm", None)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: unknown network 'cnm'; did you mean 'cnn'?. Expected: one of cnn, mlp, lstm, gru, convlstm, autoencoder. Received: 'cnm'. Remedy: correct network.name.
+    ValueError: unknown network 'cnm'; did you mean 'cnn'? Expected: one of ... Received: 'cnm'. Remedy: correct network.name.
     """
     if name not in BUILDERS:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The whole map as one vector of its valid cells and back, and masks of a grid in a configuration."""
+"""The whole map as one vector: its valid cells and back, or their mean; and masks of a grid in a configuration."""
 
 from __future__ import annotations
 
@@ -124,3 +124,56 @@ class Scatter(_Masked):
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Return the shape of the map."""
         return (input_shape[0], *self.mask.shape)
+
+
+@keras.saving.register_keras_serializable(package="physml")
+class GlobalPool(keras.layers.Layer):
+    """Return the mean or the greatest value of the valid cells of a map: ``GlobalPool("average")(values, valid)``.
+
+    Parameters
+    ----------
+    kind
+        ``"average"`` (weighted by validity) or ``"max"``. A map without a valid cell gives 0.
+
+    Input shape
+    -----------
+    ``[batch, *space, channel]`` and the validity ``[batch, *space, 1]``.
+
+    Output shape
+    ------------
+    ``[batch, channel]``.
+
+    Examples
+    --------
+    >>> float(GlobalPool("average")(np.array([[[3.0], [9.0]]]), np.array([[[1.0], [0.0]]]))[0, 0])
+    3.0
+    """
+
+    whole_map = "it joins all valid cells in one value"
+
+    def __init__(self, kind: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kind = kind
+        if kind not in ("average", "max"):
+            refuse("GlobalPool: unknown kind", "'average' or 'max'", kind, "kind='average'")
+
+    def call(self, x: Any, valid: Any) -> Any:
+        """Return one value for each channel."""
+        axes = tuple(range(1, len(x.shape) - 1))
+        seen = valid > 0
+        if self.kind == "max":
+            y = ops.max(ops.where(seen, x, ops.cast(-6e4, x.dtype)), axis=axes)
+            return ops.where(ops.any(seen, axis=axes), y, ops.zeros_like(y))
+        # Sums over a map leave half precision.
+        weight = ops.cast(valid, "float32")
+        total = ops.sum(ops.where(seen, ops.cast(x, "float32") * weight, ops.zeros_like(x, dtype="float32")), axis=axes)
+        mean = total / ops.maximum(ops.sum(weight, axis=axes), 1e-6)
+        return ops.cast(mean, x.dtype)
+
+    def compute_output_shape(self, x_shape: Any, valid_shape: Any) -> tuple[int | None, ...]:
+        """Return the shape of the vector."""
+        return (x_shape[0], x_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {**super().get_config(), "kind": self.kind}

@@ -194,10 +194,11 @@ def test_two_branches_are_told_apart_where_least_squares_takes_their_mean():
     noisy = with_noise(ds, spec, seed=0)
     scaling = Scaling.fit(noisy, spec)
     generator = FieldModel(networks.mlp(scaling.layout, hidden=(32, 32)), scaling=scaling)
-    gan = WGAN(generator, critic(scaling.layout, hidden=(64, 64)), learning_rate=1e-3, betas=(0.5, 0.9), seed=0)
-    gan.fit(physml.Batches(noisy, spec, 200, shuffle=True), epochs=250)
+    options = {"n_critic": 2, "penalty": 0.1, "learning_rate": 1e-3, "betas": (0.5, 0.9)}
+    gan = WGAN(generator, critic(scaling.layout, hidden=(64, 64)), seed=0, **options)
+    gan.fit(physml.Batches(noisy, spec, 200, shuffle=True), epochs=120)
     drawn = generate(generator, ds.isel(time=slice(400)), members=50, seed=1).y.transpose("time", "member").values
     branch = 1 + 0.5 * x[:400, None]
     near = [np.mean(np.abs(drawn - sign * branch) < 0.3, axis=1) for sign in (1, -1)]
-    assert np.mean(near[0] + near[1]) > 0.85
-    assert min(np.mean(near[0]), np.mean(near[1])) > 0.3
+    assert np.mean(near[0] + near[1]) > 0.93
+    assert min(np.mean(near[0]), np.mean(near[1])) > 0.4
