@@ -25,9 +25,10 @@ _HOMES = {
     "LatentNormal": "variational",
     "InputNoise": "variational",
     "kl_divergence": "variational",
-    "critic": "gan",
+    "critic": "critics",
     "WGAN": "gan",
-    "gradient_penalty": "gan",
+    "gradient_penalty": "critics",
+    "ensemble_crps": "critics",
 }
 _LAYERS = ("padding", "partial", "sampling", "whole", "tendency", "sequences", "memory", "variational")
 """Modules with layers of their own."""

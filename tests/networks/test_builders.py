@@ -64,7 +64,9 @@ def test_a_network_begins_quiet_follows_its_seed_learns_is_saved_and_works_in_ha
     assert network.output_shape == (None, *wanted[1:])
 
     half = in_half_precision(lambda: network_of(case, layout_of))
-    assert "float16" in {layer.compute_dtype for layer in network.layers} | {layer.compute_dtype for layer in half.layers}
+    assert "float16" in {layer.compute_dtype for layer in network.layers} | {
+        layer.compute_dtype for layer in half.layers
+    }
     for a, b in zip(network.get_weights(), half.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -95,7 +97,9 @@ def test_seeds_and_dropout_are_reproduced(layout_of):
     assert losses[0] == losses[1] != losses[2]
 
 
-@pytest.mark.parametrize(("case", "final"), [("cnn", "softmax"), ("resnet to numbers", "sigmoid"), ("mlp of maps", "tanh")])
+@pytest.mark.parametrize(
+    ("case", "final"), [("cnn", "softmax"), ("resnet to numbers", "sigmoid"), ("mlp of maps", "tanh")]
+)
 def test_the_last_activation_is_that_named(case, final, layout_of, awake):
     plain, named = (awake(network_of(case, layout_of, outputs=3, final_activation=f)) for f in ("linear", final))
     x = np.random.default_rng(1).normal(size=(2, 8, 12, 2)).astype("float32")
@@ -181,7 +185,11 @@ def test_dropout_leaves_out_whole_channels_of_maps():
         ("unet", {"upsampling": "bilinear"}, r"unknown upsampling 'bilinear'"),
         ("unet", {"kernel_size": 2}, r"odd kernels.*Received: 2"),
         ("unet", {"factor": {"lat": 2}}, r"factor names other dimensions"),
-        ("unet", {"any_size": True, "partial": True, "depth": 2}, r"partial=True holds the mask of the grid.*partial='nan'"),
+        (
+            "unet",
+            {"any_size": True, "partial": True, "depth": 2},
+            r"partial=True holds the mask of the grid.*partial='nan'",
+        ),
         ("mlp", {"norm": "group"}, r"unknown norm of a perceptron 'group'"),
         ("mlp", {"flatten": True, "any_size": True}, r"no map of one size to flatten"),
         ("mlp", {"hidden": (0,)}, r"hidden is no count"),

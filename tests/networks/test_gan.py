@@ -8,8 +8,7 @@ import xarray as xr
 import physml
 from physml import FieldModel, FieldSpec, Scaling, _backend, networks
 from physml.learners import generate, with_noise, with_noise_inputs
-from physml.networks import WGAN, critic, gradient_penalty
-from physml.networks.gan import ensemble_crps
+from physml.networks import WGAN, critic, ensemble_crps, gradient_penalty
 
 RNG = np.random.default_rng(0)
 ENDS = {"y": "closed", "x": "periodic"}
