@@ -207,7 +207,6 @@ def draw(test: xr.Dataset, found: dict, spectra: dict, scores: dict, folder: Pat
         )
     for name, colour in colours.items():
         told = name if name == "truth" else f"{name}: {scores[name]['apart']:.2f} apart"
-        k = {"truth": 2.2, "U-Net": 5.5, "GAN": 11}[name]
         ax.plot(
             [],
             [],

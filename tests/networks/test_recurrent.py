@@ -195,3 +195,25 @@ def test_inputs_at_different_steps_are_refused(maps):
 def test_what_cannot_be_built_is_refused(maps, name, target, arguments, words):
     with pytest.raises(ValueError, match=words):
         build(name, bound(maps, target=target), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("lstm", {"units": 3}),
+        ("convlstm", {"filters": 3}),
+        ("autoencoder", {"kind": "variational", "latent": 2, "filters": (3,)}),
+    ],
+)
+def test_half_precision_inside_comes_out_as_float32(maps, name, arguments):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        network = build(name, bound(maps), boundary=ENDS, **arguments)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    x = RNG.normal(size=(2, 5, 8, 7)).astype("float32")
+    network.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
+    for _ in range(2):
+        assert np.isfinite(network.train_on_batch(x, x[..., :1]))
+    assert network.predict_on_batch(x).dtype == np.float32
+    assert "float16" in {layer.compute_dtype for layer in network.layers}
