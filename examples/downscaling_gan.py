@@ -100,7 +100,7 @@ def main() -> None:
     from physml.networks import WGAN, build, critic
 
     keras.utils.set_random_seed(0)
-    runs, maps, filters, epochs, turns = (3, 2, 4, 2, 1) if chosen.short else (14, 14, 12, 14, 12)
+    runs, maps, filters, epochs, turns = (3, 2, 4, 2, 1) if chosen.short else (14, 14, 12, 14, 24)
     theta = turbulence(runs, maps, seed=0)
     ds = xr.Dataset({"theta": theta, "coarse": block_means(theta).astype("float32").assign_attrs(units="1")})
     held_out = 1 if chosen.short else 2
@@ -182,7 +182,8 @@ def draw(test: xr.Dataset, found: dict, spectra: dict, scores: dict, folder: Pat
         "GAN, another": one.isel(member=1),
         f"mean of {one.sizes['member']} draws": one.mean("member"),
     }
-    figure = Figure(figsize=(17, 7.4), layout="constrained", dpi=150)
+    figure = Figure(figsize=(17, 7.6), layout="constrained", dpi=150)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     left, right = figure.subfigures(1, 2, width_ratios=(1.55, 1))
     panels = left.subplots(2, 3)
     limit = float(abs(maps["truth"]).max())
@@ -206,7 +207,7 @@ def draw(test: xr.Dataset, found: dict, spectra: dict, scores: dict, folder: Pat
             spectra[name].wavenumber, spectra[name], color=colour, linewidth=width, alpha=0.45 if name == "truth" else 1
         )
     for name, colour in colours.items():
-        told = name if name == "truth" else f"{name}: {scores[name]['apart']:.2f} apart"
+        told = name if name == "truth" else f"{name}: {scores[name]['apart']:.2f} from the truth"
         ax.plot(
             [],
             [],

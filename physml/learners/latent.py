@@ -63,7 +63,8 @@ def encode(model: FieldModel | str, ds: xr.Dataset, *, batch_size: int = 32) -> 
     label = {"units": "1", "long_name": "latent coordinate"}
     found = xr.Dataset({NAME: out.isel({DIM: slice(size)}).assign_coords({DIM: np.arange(size)}).assign_attrs(label)})
     if drawn:
-        std = np.exp(0.5 * out.isel({DIM: slice(size, None)})).assign_coords({DIM: np.arange(size)})
+        log_variance = out.isel({DIM: slice(size, None)}).assign_coords({DIM: np.arange(size)})
+        std = xr.apply_ufunc(np.exp, 0.5 * log_variance, dask="parallelized", output_dtypes=[log_variance.dtype])
         label = {"units": "1", "long_name": "standard deviation of the latent coordinate"}
         found[f"{NAME}_std"] = std.assign_attrs(label)
     return stamp(found.assign_attrs(ds.attrs), f"encode with {model.name}")
