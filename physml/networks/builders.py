@@ -16,7 +16,7 @@ BUILDERS: dict[str, str] = {
     "cnn": "convolutional",
     "mlp": "perceptron",
     "resnet": "residual",
-    "unet": "unet",
+    "unet": "multiscale",
 }
 """Builders by name, and the module that holds each."""
 

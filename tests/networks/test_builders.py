@@ -196,8 +196,12 @@ def test_boundaries_that_meet_want_levels_that_divide_them(layout_of):
     index = layout_of("index", None, lat=8, lon=10)
     with pytest.raises(ValueError, match=r"pooling does not divide 'lon'.*a multiple of 2 cells.*5 of 10 cells"):
         build("cnn", index, boundary=GLOBE, filters=(2, 2), pooling=2)
-    with pytest.raises(ValueError, match=r"the grid is too small for its pooling|does not divide 'lat'"):
-        build("cnn", index, boundary=SPHERE, filters=(2,) * 4, pooling=(2, 1, 2, 8))
+    with pytest.raises(ValueError, match=r"pooling leaves an odd number of 'lon'.*5 of 10 cells"):
+        build("resnet", index, boundary=SPHERE, filters=(2, 2), pooling=2)
+    with pytest.raises(ValueError, match=r"the grid is too small for its pooling.*at least 2 cells of 'lat'.*1 of 8 cells"):
+        build("cnn", index, boundary=SPHERE, filters=(2, 2), pooling=(1, 8), kernel_size=5)
+    with pytest.raises(ValueError, match=r"no fixed number of cells.*gather='average'"):
+        build("cnn", index, boundary=GLOBE, filters=2, pooling=2, any_size=True)
     with pytest.raises(ValueError, match=r"'lon' is no multiple of 8 cells, and shorter than the network sees"):
         build("unet", layout_of("a", None, lat=8, lon=10), boundary=GLOBE)
     with pytest.raises(ValueError, match=r"maps of any size cannot continue 'lon'.*a multiple of 4 cells"):
