@@ -159,7 +159,12 @@ def choice(value: Any, what: str, known: Sequence[str]) -> str:
         For others; the nearest is offered.
     """
     if value not in known:
-        refuse(f"unknown {what} {value!r}{closest(str(value), known)}", f"one of {tuple(known)}", repr(value), f"{what}={known[0]!r}")
+        refuse(
+            f"unknown {what} {value!r}{closest(str(value), known)}",
+            f"one of {tuple(known)}",
+            repr(value),
+            f"{what}={known[0]!r}",
+        )
     return str(value)
 
 

@@ -67,7 +67,7 @@ def circle_of(ends: Sequence[str]) -> int | None:
 
 
 def check_poles(
-    ends: Sequence[str], space: Sequence[str], shape: Sequence[int], coordinates: Mapping[str, Any]
+    ends: Sequence[str], space: Sequence[str], shape: Sequence[int], coordinates: Mapping[Any, Any]
 ) -> None:
     """Refuse a grid that does not reach the poles it is said to have.
 
@@ -203,6 +203,7 @@ class Pad(keras.layers.Layer):
             pads = [[0, 0] for _ in x.shape]
             pads[axis] = [before, after]
             return ops.pad(x, pads)
+
         def cells(start: int | None, stop: int | None) -> Any:
             at: list[Any] = [slice(None)] * len(x.shape)
             at[axis] = slice(start, stop)

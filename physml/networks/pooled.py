@@ -79,11 +79,21 @@ def pooled(
     choice(pool, "pool", ("max", "average"))
     choice(gather, "gather", GATHERS)
     if gather == "flatten" and any_size:
-        refuse("cnn: maps of any size have no fixed number of cells", "gather='average' or 'max'", gather, "gather='average'")
+        refuse(
+            "cnn: maps of any size have no fixed number of cells",
+            "gather='average' or 'max'",
+            gather,
+            "gather='average'",
+        )
     steps = counts(pooling, "pooling")
     steps = steps * len(filters) if len(steps) == 1 else steps
     if len(steps) != len(filters):
-        refuse("cnn: pooling does not fit the levels", f"one number, or one for each of {len(filters)} levels", pooling, "pooling=2")
+        refuse(
+            "cnn: pooling does not fit the levels",
+            f"one number, or one for each of {len(filters)} levels",
+            pooling,
+            "pooling=2",
+        )
     check_circles("cnn", layout, made.ends, steps, sizes[1])
     size = sizes[0]
     for width, step in zip(filters, steps, strict=True):

@@ -142,14 +142,22 @@ def resnet(
         refuse("resnet: pooling does not fit the stages", f"{len(widths) - 1} numbers, one before each stage but the first", pooling, "pooling=2")  # fmt: skip
     series = layout.series
     if not series and max(steps, default=1) > 1:
-        refuse("resnet: pooling leaves the grid of the targets", "pooling=1", pooling, "networks.unet comes back to the grid")
+        refuse(
+            "resnet: pooling leaves the grid of the targets",
+            "pooling=1",
+            pooling,
+            "networks.unet comes back to the grid",
+        )
     choice(gather, "gather", GATHERS)
     check_circles("resnet", layout, ends, steps, size)
     if series and gather == "flatten" and any_size:
-        refuse("resnet: maps of any size have no fixed number of cells", "gather='average' or 'max'", gather, "gather='average'")
-    made = Blocks(
-        ends, activation=activation, norm=norm, dropout=dropout, weight_decay=weight_decay, seed=seed
-    )
+        refuse(
+            "resnet: maps of any size have no fixed number of cells",
+            "gather='average' or 'max'",
+            gather,
+            "gather='average'",
+        )
+    made = Blocks(ends, activation=activation, norm=norm, dropout=dropout, weight_decay=weight_decay, seed=seed)
     start = start_of(layout, any_size)
     x = masked(start, layout, partial, any_size)
     if coast:

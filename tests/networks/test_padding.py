@@ -127,7 +127,9 @@ def test_what_is_no_width_or_no_circle_is_refused():
 
 def latitudes(values, cells=8):
     lat = ("lat", np.asarray(values, float), {"units": "degrees_north"})
-    ds = xr.Dataset({"a": (("time", "lat", "lon"), np.zeros((3, len(values), cells)))}, {"time": np.arange(3), "lat": lat})
+    ds = xr.Dataset(
+        {"a": (("time", "lat", "lon"), np.zeros((3, len(values), cells)))}, {"time": np.arange(3), "lat": lat}
+    )
     return FieldSpec("a", "a", target_offsets=1).bind(ds)
 
 
@@ -137,7 +139,9 @@ def test_a_map_that_does_not_reach_the_poles_has_none():
     networks.cnn(latitudes([-75, -45, -15, 15, 45, 75]), **arguments)
     networks.cnn(latitudes(np.arange(-88, 89, 2.0)), **arguments)
     for rows in ([-90, -45, 0, 45, 90], [0, 20, 40, 60], np.arange(-60, 61, 10.0)):
-        with pytest.raises(ValueError, match=r"the rows of 'lat' do not lie round the poles.*89.5 for rows of one degree"):
+        with pytest.raises(
+            ValueError, match=r"the rows of 'lat' do not lie round the poles.*89.5 for rows of one degree"
+        ):
             networks.cnn(latitudes(rows), **arguments)
     with pytest.raises(ValueError, match=r"even number of longitudes.*Received: 7"):
         networks.cnn(latitudes([-75, -45, -15, 15, 45, 75], 7), **arguments)

@@ -140,7 +140,9 @@ def test_a_constant_sea_stays_constant_through_a_network(name, layout_of):
     layout = layout_of("a", WET, lat=8, lon=12)
     arguments = {"filters": 2, "depth": 2, "downsampling": "max"} if name == "unet" else {"filters": 2, "blocks": 0}
     network = networks.build(name, layout, boundary={"lat": "closed", "lon": "periodic"}, partial=True, **arguments)
-    network.set_weights([np.full_like(w, 1 / np.prod(w.shape[:-1])) if w.ndim > 1 else 0 * w for w in network.get_weights()])
+    network.set_weights(
+        [np.full_like(w, 1 / np.prod(w.shape[:-1])) if w.ndim > 1 else 0 * w for w in network.get_weights()]
+    )
     y = np.asarray(network(np.where(ones() > 0, 5.0, -99.0) * np.ones((2, 8, 12, 2), "float32")))
     np.testing.assert_allclose(y[:, WET], 5.0, rtol=1e-5)
 
