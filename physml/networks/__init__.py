@@ -8,7 +8,7 @@ _HOMES = {
     "cnn": "convolutional",
     "mlp": "perceptron",
     "resnet": "residual",
-    "unet": "unet",
+    "unet": "multiscale",
     "Pad": "padding",
     "PartialConv": "partial",
     "Valid": "partial",

@@ -16,7 +16,7 @@ BUILDERS: dict[str, str] = {
     "cnn": "convolutional",
     "mlp": "perceptron",
     "resnet": "residual",
-    "unet": "unet",
+    "unet": "multiscale",
     "lstm": "recurrent",
     "gru": "recurrent",
     "convlstm": "memory",

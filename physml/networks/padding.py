@@ -67,7 +67,7 @@ def circle_of(ends: Sequence[str]) -> int | None:
 
 
 def check_poles(
-    ends: Sequence[str], space: Sequence[str], shape: Sequence[int], coordinates: Mapping[str, Any]
+    ends: Sequence[str], space: Sequence[str], shape: Sequence[int], coordinates: Mapping[Any, Any]
 ) -> None:
     """Refuse a grid that does not reach the poles it is said to have.
 
@@ -175,8 +175,14 @@ class Pad(keras.layers.Layer):
         if self.flip and self.circle is None:
             refuse("Pad: flip without a pole", "a 'pole' among the boundaries", self.boundary, "leave flip out")
 
+    def build(self, input_shape: Any) -> None:
+        """Refuse sizes that do not fit, where they are known."""
+        self._check(input_shape)
+        self.built = True
+
     def call(self, x: Any) -> Any:
         """Return the padded tensor."""
+        self._check(x.shape)
         # Half of the longitudes are counted before the circle is padded itself.
         order = sorted(range(len(self.boundary)), key=lambda i: self.boundary[i] != "pole")
         for i in order:
@@ -184,21 +190,19 @@ class Pad(keras.layers.Layer):
                 x = self._along(x, i + 1, self.boundary[i], *self.ends[i])
         return x
 
+    def _check(self, shape: Any) -> None:
+        for size, kind, ends in zip(shape[1:-1], self.boundary, self.ends, strict=True):
+            if kind in ("periodic", "pole") and size is not None and max(ends) > size:
+                what = f"Pad: a {'periodic ' if kind == 'periodic' else ''}dimension of {size} cells is shorter than the stencil reaches"
+                refuse(what, f"at least {max(ends)} cells", size, "use a smaller kernel")
+        if self.circle is not None and any(self.ends[self.boundary.index("pole")]):
+            _check_circle(shape[self.circle + 1])
+
     def _along(self, x: Any, axis: int, kind: str, before: int, after: int) -> Any:
         if kind == "closed":
             pads = [[0, 0] for _ in x.shape]
             pads[axis] = [before, after]
             return ops.pad(x, pads)
-        size = x.shape[axis]
-        if kind != "open" and size is not None and max(before, after) > size:
-            raise ValueError(
-                describe(
-                    f"Pad: a {'periodic ' if kind == 'periodic' else ''}dimension of {size} cells is shorter than the stencil reaches",
-                    expected=f"at least {max(before, after)} cells",
-                    received=size,
-                    remedy="use a smaller kernel",
-                )
-            )  # fmt: skip
 
         def cells(start: int | None, stop: int | None) -> Any:
             at: list[Any] = [slice(None)] * len(x.shape)
@@ -218,7 +222,6 @@ class Pad(keras.layers.Layer):
     def _opposite(self, rows: Any, axis: int) -> Any:
         assert self.circle is not None
         circle = self.circle + 1
-        _check_circle(rows.shape[circle])
         rows = ops.flip(rows, axis)
         half = rows.shape[circle]
         half = half // 2 if half is not None else ops.shape(rows)[circle] // 2

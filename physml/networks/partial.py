@@ -243,4 +243,4 @@ class PartialConv(keras.layers.Layer):
 
 
 def _sizes(numbers: int | Sequence[int]) -> tuple[int, ...]:
-    return tuple(numbers) if isinstance(numbers, tuple | list) else (numbers,)  # type: ignore[arg-type]
+    return (numbers,) if isinstance(numbers, int | float) else tuple(numbers)

@@ -41,6 +41,8 @@ def check_circles(what: str, layout: Layout, ends: Sequence[str], steps: Sequenc
                 remedy = f"pooling by divisors of {n}, one for each level; or another boundary"
                 refuse(f"{what}: pooling does not divide {dim!r}, whose ends meet", f"a multiple of {step} cells", f"{n} of {cells} cells", remedy)  # fmt: skip
             n = -(-n // step)
+            if "pole" in ends and end == "periodic" and n % 2:
+                refuse(f"{what}: pooling leaves an odd number of {dim!r}", "an even one at every level: half of it lies opposite, across the poles", f"{n} of {cells} cells", "pool less, or close the latitude")  # fmt: skip
             least = width // 2 if end in ("periodic", "pole") else 1
             if n < max(least, 1) or (n == 1 and cells == 1 and step > 1):
                 refuse(f"{what}: the grid is too small for its pooling", f"at least {max(least, 1)} cells of {dim!r} at the coarsest level", f"{n} of {cells} cells", "pool less")  # fmt: skip

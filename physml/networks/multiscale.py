@@ -49,7 +49,8 @@ def unet(
 
     Any size of grid will do. Where it is no multiple of ``factor ** depth``, an open or closed end is continued by its boundary
     and cut off again. A periodic dimension, or one from pole to pole, is continued on either side by all that the network sees,
-    so that no cell finds a seam; this costs time, and a *depth* or a *factor* that divides the grid saves it.
+    so that no cell finds a seam; this costs time, and a *depth* or a *factor* that divides the grid saves it. (Round poles,
+    longitudes are to be a multiple of twice that, since half of them lie opposite at every level.)
 
     Parameters
     ----------
@@ -168,10 +169,13 @@ def _margins(
         least = f**depth * max(1, k // 2 if end in ("periodic", "pole") and n % f**depth == 0 else 1)
         if n < least and f > 1:
             refuse(f"unet: the grid is too small for a depth of {depth}", f"at least {least} cells of {dim!r}", n, f"depth={depth - 1}, or factor={{{dim!r}: 1, ...}}")  # fmt: skip
-    broken = {i for i, end in enumerate(ends) if end in ("periodic", "pole") and shape[i] % step[i] ** depth}
+    # Half of the longitudes lie opposite at every level.
+    halves = 2 if "pole" in ends else 1
+    whole = [f**depth * (halves if end == "periodic" else 1) for f, end in zip(step, ends, strict=True)]
+    broken = {i for i, end in enumerate(ends) if end in ("periodic", "pole") and shape[i] % whole[i]}
     if broken and any_size:
         i = min(broken)
-        refuse(f"unet: maps of any size cannot continue {layout.space[i]!r}", f"a multiple of {step[i] ** depth} cells", shape[i], "any_size=False, or another depth")  # fmt: skip
+        refuse(f"unet: maps of any size cannot continue {layout.space[i]!r}", f"a multiple of {whole[i]} cells", shape[i], "any_size=False, or another depth")  # fmt: skip
     if "pole" in ends and broken:
         broken.add(list(ends).index("pole"))  # across a pole lies the far side of a whole circle
     margins = [(0, 0)] * len(shape)
@@ -183,7 +187,7 @@ def _margins(
         before = -(-reach // multiple) * multiple
         after = reach + -(shape[i] + before + reach) % multiple
         if max(before, after) > shape[i]:
-            refuse(f"unet: {layout.space[i]!r} is no multiple of {multiple} cells, and shorter than the network sees", f"a multiple of {multiple}, or at least {max(before, after)} cells", shape[i], "a smaller depth, or a factor that divides it")  # fmt: skip
+            refuse(f"unet: {layout.space[i]!r} is no multiple of {whole[i]} cells, and shorter than the network sees", f"a multiple of {whole[i]}, or at least {max(before, after)} cells", shape[i], "a smaller depth, or a factor that divides it")  # fmt: skip
         margins[i] = (before, after)
     return margins
 
