@@ -164,7 +164,7 @@ def generate(
 
     model = load(model) if isinstance(model, str | os.PathLike) else model
     noisy = with_noise(ds, model.layout, seed=seed, members=members)
-    return predict(model, noisy, batch_size=batch_size, **options)
+    return predict(model, noisy, batch_size=batch_size, **options).assign_attrs(physml_noise_seed=seed)
 
 
 def _keys(labels: np.ndarray) -> np.ndarray:
