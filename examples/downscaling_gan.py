@@ -12,8 +12,12 @@ The truth is surface quasi-geostrophic turbulence, stirred at large scales, simu
 degrees (examples/downscaling.py) is told almost whole by its coarse fields, which leaves nothing to draw. It is given in units of
 its standard deviation at large scales, on runs that training has not seen.
 
-Measured: see the lines printed. The distance of spectra is the rms difference of the logarithms of the isotropic spectra over all
-wavenumbers finer than the coarse grid resolves.
+Measured on 28 maps, all in these units: the spectrum of the U-Net lies 2.35 from the truth, that of the GAN 0.56 (the rms
+difference of the logarithms of the isotropic spectra over all wavenumbers that the coarse cells do not resolve); the block means
+hold to 1e-7. The continuous ranked probability score of 8 draws is 0.38, that of the U-Net, its mean absolute error, 0.46. What it
+costs: the rms error of the mean of 8 draws is 0.69, that of the U-Net 0.60. How close the spectrum comes depends on where the
+training stops: the U-Net is always the smooth one, but runs twice as long, or with two steps of the critic for each of the generator,
+ended between 0.30 and 0.95.
 """
 
 import argparse
@@ -100,7 +104,7 @@ def main() -> None:
     from physml.networks import WGAN, build, critic
 
     keras.utils.set_random_seed(0)
-    runs, maps, filters, epochs, turns = (3, 2, 4, 2, 1) if chosen.short else (14, 14, 12, 14, 24)
+    runs, maps, filters, epochs, turns = (3, 2, 4, 2, 1) if chosen.short else (14, 14, 12, 14, 14)
     theta = turbulence(runs, maps, seed=0)
     ds = xr.Dataset({"theta": theta, "coarse": block_means(theta).astype("float32").assign_attrs(units="1")})
     held_out = 1 if chosen.short else 2
@@ -129,11 +133,11 @@ def main() -> None:
     gan = WGAN(
         generator,
         judge,
-        n_critic=2,
+        n_critic=1,
         content="crps",
         members=2,
         content_weight=5.0,
-        learning_rate=1e-3,
+        learning_rate=keras.optimizers.schedules.CosineDecay(1e-3, turns * len(batches)),
         betas=(0.5, 0.9),
     )
     history = gan.fit(physml.Batches(noisy, spec, 8, shuffle=True), epochs=turns)
