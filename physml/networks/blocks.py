@@ -173,6 +173,17 @@ def start_of(layout: Layout, any_size: bool = False) -> Any:
     return keras.Input((*((None,) * len(layout.shape) if any_size else layout.shape), len(layout.inputs)))
 
 
+def outputs_of(layout: Layout, outputs: int | None) -> int:
+    """Return the number of output channels: those said, or the targets of the layout.
+
+    Raises
+    ------
+    ValueError
+        Where what is said is no count.
+    """
+    return len(layout.targets) if outputs is None else count(outputs, "outputs")
+
+
 def ends_on(layout: Layout, boundary: Mapping[str, str], any_size: bool, what: str) -> tuple[str, ...]:
     """Return the boundaries of the space dimensions of a layout.
 
@@ -262,7 +273,7 @@ class Blocks:
         return CONVOLUTIONS[len(self.ends)](filters, tuple(size), strides, **shared)(pad(x))
 
     def normalise(self, x: Any) -> Any:
-        """Apply the norm, if there is one."""
+        """Apply the norm, if there is one; masked cells count as 0."""
         if self.norm is None:
             return x
         values = x.values if isinstance(x, Maps) else x

@@ -61,7 +61,7 @@ def in_half_precision(make):
 
 
 # Eager steps compile every operation by itself on JAX.
-ON_JAX = ("cnn, poles", "unet, partial")
+ON_JAX = ("cnn, poles", "mlp of maps")
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
@@ -212,6 +212,7 @@ def test_dropout_leaves_out_whole_channels_of_maps():
         ("mlp", {"norm": "group"}, r"unknown norm of a perceptron 'group'"),
         ("mlp", {"flatten": True, "any_size": True}, r"no map of one size to flatten"),
         ("mlp", {"hidden": (0,)}, r"hidden is no count"),
+        ("resnet", {"outputs": 0}, r"outputs is no count"),
     ],
 )
 def test_what_does_not_fit_is_refused(name, arguments, words, layout_of):
