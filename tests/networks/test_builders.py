@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from physml.networks import build
-from physml.networks.blocks import Blocks
+from physml.networks.blocks import ACTIVATIONS, Blocks
 
 WET = np.ones((8, 12), bool)
 WET[2:5, 3:6] = False
@@ -160,6 +160,12 @@ def test_one_and_three_dimensions_and_what_stands_on_masked_cells(name, sizes, p
     x[:, ~mask] += 9.0
     same = np.allclose(np.asarray(network(x))[:, mask], y[:, mask], atol=1e-6)
     assert same == partial
+
+
+def test_every_activation_that_is_named_is_one_of_keras():
+    for name in ACTIVATIONS:
+        y = np.asarray(keras.activations.get(name)(keras.ops.convert_to_tensor([[-1.0, 0.5]])))
+        assert y.shape == (1, 2)
 
 
 def test_weight_decay_is_the_penalty_on_the_kernels_and_only_there(layout_of):
