@@ -118,7 +118,7 @@ def receptive_field(network: Any, shape: Sequence[int | None] | None = None) -> 
     ValueError
         Where a layer sees the whole map, holds constants of the map's shape, or is not known; naming it, with the remedy. A
         layer of your own says what it sees by an attribute or a method ``receptive_field``: one pair ``(before, after)`` for
-        each space dimension, for layers that keep the grid.
+        each space dimension, for layers that keep the grid; one that sees the whole map says why by ``whole_map``.
 
     Examples
     --------

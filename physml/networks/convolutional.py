@@ -17,6 +17,7 @@ from physml.networks.blocks import (
     counts,
     ends_on,
     masked,
+    outputs_of,
     per_dimension,
     start_of,
 )
@@ -125,7 +126,7 @@ def cnn(
     named = (("first_kernel_size", first_kernel_size), ("kernel_size", kernel_size))
     first, size = (per_dimension(k, layout.space, name, odd=True) for name, k in named)
     made = Blocks(ends, activation=activation, norm=norm, dropout=dropout, weight_decay=weight_decay, seed=seed)
-    widths, channels = counts(filters, "filters"), outputs or len(layout.targets)
+    widths, channels = counts(filters, "filters"), outputs_of(layout, outputs)
     start = start_of(layout, any_size)
     x = masked(start, layout, partial, any_size)
     if coast:

@@ -10,7 +10,18 @@ from keras import ops
 
 from physml._errors import refuse
 from physml.layout import Layout
-from physml.networks.blocks import Blocks, Maps, choice, count, counts, ends_on, masked, per_dimension, start_of
+from physml.networks.blocks import (
+    Blocks,
+    Maps,
+    choice,
+    count,
+    counts,
+    ends_on,
+    masked,
+    outputs_of,
+    per_dimension,
+    start_of,
+)
 from physml.networks.padding import Inside, Pad
 from physml.networks.sampling import CropTo, PadTo, Upsample
 
@@ -147,7 +158,7 @@ def unet(
         x = _joined(_finer(made, x, step, upsampling, width), fine)
         for _ in range(convolutions):
             x = made.block(x, width, size)
-    out = made.answer(x, outputs or len(layout.targets), final_activation)
+    out = made.answer(x, outputs_of(layout, outputs), final_activation)
     if any_size or not fits or any(any(m) for m in margins):
         out = CropTo([before for before, _ in margins], dtype="float32")(out, start)
     return keras.Model(start, out, name="unet")

@@ -11,7 +11,7 @@ import numpy as np
 from physml._errors import refuse
 from physml.layout import Layout
 from physml.networks.blocks import activation as known
-from physml.networks.blocks import choice, counts, decay, share, start_of
+from physml.networks.blocks import choice, counts, decay, outputs_of, share, start_of
 from physml.networks.whole import Gather, Scatter
 
 
@@ -85,7 +85,7 @@ def mlp(
         refuse("mlp: there is no map of one size to flatten", "space dimensions, and any_size=False", f"space {layout.space}, any_size={any_size}", "flatten=False")  # fmt: skip
     x = Gather(layout.valid("inputs"))(start) if flatten else start
     x = _hidden(x, counts(hidden, "hidden"), activation, norm, share(dropout), weight_decay, seed)
-    channels = outputs or len(layout.targets)
+    channels = outputs_of(layout, outputs)
     last = {"kernel_initializer": "zeros", "kernel_regularizer": decay(weight_decay), "dtype": "float32"}
     act = None if final_activation == "linear" else final_activation
     if not flatten or layout.series:

@@ -9,7 +9,18 @@ import keras
 
 from physml._errors import refuse
 from physml.layout import Layout
-from physml.networks.blocks import Blocks, Maps, choice, count, counts, ends_on, masked, per_dimension, start_of
+from physml.networks.blocks import (
+    Blocks,
+    Maps,
+    choice,
+    count,
+    counts,
+    ends_on,
+    masked,
+    outputs_of,
+    per_dimension,
+    start_of,
+)
 from physml.networks.padding import Inside
 from physml.networks.pooled import GATHERS, check_circles, dense_end
 
@@ -172,7 +183,7 @@ def resnet(
             x = residual_block(made, x, width, size, preactivation=preactivation)
     if preactivation:
         x = made.activate(made.normalise(x))
-    channels = outputs or len(layout.targets)
+    channels = outputs_of(layout, outputs)
     if series:
         return keras.Model(start, dense_end(made, x, gather, dense, channels, final_activation), name="resnet")
     return keras.Model(start, made.answer(x, channels, final_activation), name="resnet")

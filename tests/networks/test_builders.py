@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from physml.networks import build
-from physml.networks.blocks import Blocks
+from physml.networks.blocks import ACTIVATIONS, Blocks
 
 WET = np.ones((8, 12), bool)
 WET[2:5, 3:6] = False
@@ -61,7 +61,7 @@ def in_half_precision(make):
 
 
 # Eager steps compile every operation by itself on JAX.
-ON_JAX = ("cnn, poles", "unet, partial")
+ON_JAX = ("cnn, poles", "mlp of maps")
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
@@ -162,6 +162,12 @@ def test_one_and_three_dimensions_and_what_stands_on_masked_cells(name, sizes, p
     assert same == partial
 
 
+def test_every_activation_that_is_named_is_one_of_keras():
+    for name in ACTIVATIONS:
+        y = np.asarray(keras.activations.get(name)(keras.ops.convert_to_tensor([[-1.0, 0.5]])))
+        assert y.shape == (1, 2)
+
+
 def test_weight_decay_is_the_penalty_on_the_kernels_and_only_there(layout_of):
     network = network_of("unet", layout_of)
     kernels = [w for w in network.trainable_variables if w.path.endswith("kernel")]
@@ -212,6 +218,7 @@ def test_dropout_leaves_out_whole_channels_of_maps():
         ("mlp", {"norm": "group"}, r"unknown norm of a perceptron 'group'"),
         ("mlp", {"flatten": True, "any_size": True}, r"no map of one size to flatten"),
         ("mlp", {"hidden": (0,)}, r"hidden is no count"),
+        ("resnet", {"outputs": 0}, r"outputs is no count"),
     ],
 )
 def test_what_does_not_fit_is_refused(name, arguments, words, layout_of):
