@@ -75,6 +75,8 @@ def of(op: Any, signals: Sequence[Any], args: Any, kwargs: Any) -> list[Reach] |
         For layers that see the whole map, hold constants of its shape, or are not known.
     """
     kind, space = type(op).__name__, len(signals[0].reaches)
+    if (reason := getattr(op, "whole_map", None)) is not None:
+        raise ValueError(refusal(op.name, reason))
     said = getattr(op, "receptive_field", None)
     if said is not None:
         return _said(op, said() if callable(said) else said, space)

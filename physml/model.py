@@ -287,18 +287,7 @@ class FieldModel(keras.Model):
             What the step before could not store of conserved totals, by name; those of this step are then returned as well.
         """
         layout, answers = self.layout, self.answers
-        x = ops.cast(inputs, self.compute_dtype)
-        present = valid_cells(self, x) if valid is None else valid
-        if self.missing == "mean":
-            there = ops.isfinite(x)
-            x = ops.where(there, x, self._scale.centre(ops.where(there, x, ops.zeros_like(x))))
-        if present is not None:
-            x = ops.where(present, x, ops.zeros_like(x))
-        z = self._scale.inputs(x)
-        if present is not None:
-            z = ops.where(present, z, ops.zeros_like(z))
-        if self.head is not None:
-            z = z * self.head.seen
+        x, z = self.scaled_inputs(inputs, valid)
         n = ops.cast(network(z, training=training), self.compute_dtype)
         if self._spreads:  # one answer for the whole map stands in every cell of it
             n = ops.reshape(n, (-1, *(1,) * len(layout.shape), n.shape[-1]))
@@ -324,6 +313,32 @@ class FieldModel(keras.Model):
         if not leftovers:
             return y if leftovers is None else (y, {})
         return y, self.constraints.leftovers(answers.split(y, "targets"), fields_in, answers, leftovers)
+
+    def scaled_inputs(self, inputs: Any, valid: Any = None) -> tuple[Any, Any]:
+        """Return what the network sees of physical inputs: themselves, gaps and masked cells filled, and scaled.
+
+        Parameters
+        ----------
+        inputs, valid
+            As for :meth:`through`.
+        """
+        x = ops.cast(inputs, self.compute_dtype)
+        present = valid_cells(self, x) if valid is None else valid
+        if self.missing == "mean":
+            there = ops.isfinite(x)
+            x = ops.where(there, x, self._scale.centre(ops.where(there, x, ops.zeros_like(x))))
+        if present is not None:
+            x = ops.where(present, x, ops.zeros_like(x))
+        z = self._scale.inputs(x)
+        if present is not None:
+            z = ops.where(present, z, ops.zeros_like(z))
+        if self.head is not None:
+            z = z * self.head.seen
+        return x, z
+
+    def scaled_targets(self, y: Any, x: Any) -> Any:
+        """Return physical targets ``[batch, *space, target channel]`` in scaled units, masked cells 0; *x* tells the month."""
+        return self._masked(self._scale.targets(self._masked(ops.cast(y, self.compute_dtype)), self._physical(x)))
 
     def _physical(self, inputs: Any) -> Any:
         """Return the inputs in the type of the graph, masked cells 0."""
@@ -534,7 +549,9 @@ def load(path: str | os.PathLike[str]) -> FieldModel:
                 f"no model at {path!r}", expected="a .keras file", received="nothing there", remedy="check the path"
             )
         )
-    import physml.networks.padding  # noqa: F401  its layers are known by name once it is loaded
+    from physml.networks import register
+
+    register()
 
     try:
         model = keras.saving.load_model(path)

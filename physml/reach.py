@@ -21,6 +21,8 @@ class Reach:
         Whether the layer reads the other end of the dimension beyond its ends.
     clamps
         Whether it reads cells near an end in place of those beyond it.
+    crosses
+        Whether it reads the far side of the circle, across a pole: half of the cells away.
 
     Examples
     --------
@@ -35,6 +37,7 @@ class Reach:
     sees: tuple[frozenset[int], ...]
     wraps: bool = False
     clamps: bool = False
+    crosses: bool = False
 
     @classmethod
     def window(cls, before: int, after: int, *, wraps: bool = False) -> Reach:

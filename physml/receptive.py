@@ -61,6 +61,7 @@ class _Edges:
         self.wrap: list[str] = []
         self.own: list[str] = []
         self.broken: list[str] = []
+        self.across: list[str] = []
         self.cut, self.clamped = False, 0
 
     def see(self, name: str, layer: Reach, before: Signal, after: Signal, axis: int) -> None:
@@ -71,7 +72,11 @@ class _Edges:
             self.cut |= len(layer.sees[0]) == 1 and layer.step == len(layer.sees) and got < have
             if layer.clamps:
                 self.cut |= have * reach.step < (self.cells or 0) * len(reach.sees)
-                self.clamped += 2 * math.ceil(max(got - have, 1) * reach.step / len(reach.sees))
+                # Only what was cut off before matters: an end that is whole is repeated from where the layers see it.
+                if self.cut:
+                    self.clamped += 2 * math.ceil(max(got - have, 1) * reach.step / len(reach.sees))
+        if layer.crosses:
+            self.across.append(name)
         if layer.wraps:
             self.wrap.append(name)
             if have is not None and have * reach.step != (self.cells or 0) * len(reach.sees):
@@ -80,6 +85,8 @@ class _Edges:
             self.own.append(name)
 
     def verdict(self) -> tuple[str, str]:
+        if self.across:
+            return "mixed", f"{self.across[0]!r} looks across the pole, to the far side of the circle"
         if not self.wrap:
             return ("own" if self.own else "none"), ""
         if self.own:
@@ -111,7 +118,7 @@ def receptive_field(network: Any, shape: Sequence[int | None] | None = None) -> 
     ValueError
         Where a layer sees the whole map, holds constants of the map's shape, or is not known; naming it, with the remedy. A
         layer of your own says what it sees by an attribute or a method ``receptive_field``: one pair ``(before, after)`` for
-        each space dimension, for layers that keep the grid.
+        each space dimension, for layers that keep the grid; one that sees the whole map says why by ``whole_map``.
 
     Examples
     --------
@@ -137,8 +144,10 @@ def receptive_field(network: Any, shape: Sequence[int | None] | None = None) -> 
         home = [(q * reach.step) // len(reach.sees) for q in range(len(reach.sees))]
         before = max((h - min(s) for h, s in zip(home, reach.sees, strict=True) if s), default=0)
         after = max((max(s) - h for h, s in zip(home, reach.sees, strict=True) if s), default=0)
-        # Where cells were cut off, an end is repeated from further inside than the cells in the middle show.
-        more = edge.clamped if edge.cut else 0
+        # Where cells were cut off before, an end is repeated from further inside than the cells in the middle show.
+        more = edge.clamped
+        if edge.across:
+            more += (edge.cells or 0) // 2
         out.append(Extent(max(before, 0) + more, max(after, 0) + more, edge.stride, *edge.verdict(), reach))
     return tuple(out)
 
@@ -224,16 +233,17 @@ def _visit(edges: list[_Edges], op: Any, *args: Any, **kwargs: Any) -> Any:
         reaches = _reaches.join(op, [s.reaches for s in signals])
         layers = [SAME] * len(reaches)
     else:
-        reaches = tuple(layer.after(r) for layer, r in zip(layers, signals[0].reaches, strict=True))
-    out = Signal(_shape(op, args, kwargs), reaches)
+        seen = [[layer.after(r) for layer, r in zip(layers, s.reaches, strict=True)] for s in signals]
+        reaches = tuple(seen[0]) if len(seen) == 1 else _reaches.join(op, seen)
+    outs = keras.tree.map_structure(lambda spec: Signal(tuple(spec.shape), reaches), _spec(op, args, kwargs))
     for axis, (edge, layer) in enumerate(zip(edges, layers, strict=True)):
-        edge.see(str(op.name), layer, signals[0], out, axis)
-    return out
+        edge.see(str(op.name), layer, signals[0], keras.tree.flatten(outs)[0], axis)
+    return outs
 
 
-def _shape(op: Any, args: Any, kwargs: Any) -> tuple[int | None, ...]:
+def _spec(op: Any, args: Any, kwargs: Any) -> Any:
     def tensor(a: Any) -> Any:
         return keras.KerasTensor(a.shape, "float32") if isinstance(a, Signal) else a
 
     args, kwargs = keras.tree.map_structure(tensor, (args, kwargs))
-    return tuple(op.compute_output_spec(*args, **kwargs).shape)
+    return op.compute_output_spec(*args, **kwargs)

@@ -4,6 +4,7 @@ from physml._backend.compiling import compiled, fixed_signature, fused, scan, tr
 from physml._backend.derivatives import custom_gradient, gradients, implicit, jvp, slopes, value_and_gradient, vjp
 from physml._backend.outside import filtered, outside, outside_linear, real_spectrum
 from physml._backend.precision import concrete, eager, float64, is_not_finite, mean, spare_rows, widest_float
+from physml._backend.stepping import training_step
 
 __all__ = [
     "compiled",
@@ -26,6 +27,7 @@ __all__ = [
     "slopes",
     "spare_rows",
     "traced",
+    "training_step",
     "value_and_gradient",
     "vjp",
     "widest_float",

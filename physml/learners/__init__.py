@@ -16,6 +16,12 @@ _HOMES: dict[str, str] = {
     "Persistence": "persistence",
     "Ridge": "linear",
     "load": "_files",
+    "encode": "latent",
+    "decode": "latent",
+    "draw_prior": "latent",
+    "generate": "generative",
+    "with_noise": "generative",
+    "with_noise_inputs": "generative",
 }
 __all__ = sorted(_HOMES)
 

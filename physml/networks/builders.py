@@ -15,6 +15,12 @@ from physml.layout import Layout
 BUILDERS: dict[str, str] = {
     "cnn": "convolutional",
     "mlp": "perceptron",
+    "resnet": "residual",
+    "unet": "multiscale",
+    "lstm": "recurrent",
+    "gru": "recurrent",
+    "convlstm": "memory",
+    "autoencoder": "autoencoding",
 }
 """Builders by name, and the module that holds each."""
 
@@ -34,9 +40,9 @@ def build(name: str, layout: Layout, outputs: int | None = None, **arguments: An
 
     Examples
     --------
-    >>> build("cnm", None)
+    >>> build("cnm", None)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: unknown network 'cnm'; did you mean 'cnn'?. Expected: one of cnn, mlp. Received: 'cnm'. Remedy: correct network.name.
+    ValueError: unknown network 'cnm'; did you mean 'cnn'? Expected: one of ... Received: 'cnm'. Remedy: correct network.name.
     """
     if name not in BUILDERS:
         raise ValueError(

@@ -166,8 +166,8 @@ class Network(_Section):
 
     name: str
     """name of a builder in physml.networks, such as cnn or mlp"""
-    boundary: dict[str, Literal["periodic", "closed", "open"]] = {}
-    """what lies beyond the ends of each space dimension: periodic, closed or open"""
+    boundary: dict[str, Literal["periodic", "closed", "open", "pole"]] = {}
+    """what lies beyond the ends of each space dimension: periodic, closed, open, or pole (latitude of the whole sphere)"""
     arguments: dict[str, Any] = {}
     """further arguments of the builder, such as {filters: 32}"""
 

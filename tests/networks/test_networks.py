@@ -136,7 +136,11 @@ def test_networks_are_built_by_name():
         ("cnn", {"boundary": {"lat": "open"}}, r"the boundary does not fit the grid.*for each of \('lat', 'lon'\)"),
         ("cnn", {"boundary": {"lat": "open", "lon": "perodic"}}, r"does not fit the grid; did you mean 'periodic'\?"),
         ("cnn", {"boundary": {"lat": "open", "long": "open"}}, r"does not fit the grid; did you mean 'lon'\?"),
-        ("cnn", {"boundary": {"lat": "open", "lon": "open"}, "kernel_size": 4}, r"odd kernels.*Received: .*5 and 4"),
+        (
+            "cnn",
+            {"boundary": {"lat": "open", "lon": "open"}, "kernel_size": 4},
+            r"kernel_size does not fit.*odd kernels.*Received: 4",
+        ),
         ("mlp", {"units": 3}, r"network 'mlp' has no argument 'units'"),
     ],
 )

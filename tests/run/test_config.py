@@ -182,7 +182,7 @@ def test_the_help_names_every_key_with_its_type_default_and_meaning():
     assert keys["data.path"].default == "required"
     assert keys["training.early_stopping.patience"].default == "required in training.early_stopping"
     assert keys["split.embargo"].type == "window | integer"
-    assert keys["network.boundary"].type == "{text: periodic | closed | open}"
+    assert keys["network.boundary"].type == "{text: periodic | closed | open | pole}"
     assert keys["constraints"].type == "list of {type, ...}"
     for key in keys.values():
         assert key.meaning and key.path in config.help_text()
@@ -229,7 +229,7 @@ BAD = {
     ),
     "an unknown boundary": (
         changed(network={"boundary": {"lon": "wrap"}}),
-        r"network.boundary.lon has a wrong value. Expected: 'periodic', 'closed' or 'open'. Received: 'wrap'",
+        r"network.boundary.lon has a wrong value. Expected: 'periodic', 'closed', 'open' or 'pole'. Received: 'wrap'",
     ),
     "a section that is a number": (
         changed(data=3),

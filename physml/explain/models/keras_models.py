@@ -254,7 +254,9 @@ def _save(model: Any, layout: Layout) -> bytes:
 
 
 def _restore(classes: dict[str, type], whole: bool, data: bytes, layout: Layout) -> Network:
-    import physml.networks.padding  # noqa: F401  its layers are known by name once it is loaded
+    from physml.networks import register
+
+    register()
 
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.keras")
