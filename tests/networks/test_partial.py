@@ -11,6 +11,10 @@ from physml.networks import Pad, PartialConv, Valid
 from physml.networks.sampling import Pool
 from physml.networks.whole import GlobalPool
 
+# Eager steps compile every operation by itself on JAX.
+UNET = pytest.param(
+    "unet", marks=pytest.mark.skipif(keras.backend.backend() == "jax", reason="slow without compilation")
+)
 RNG = np.random.default_rng(0)
 WET = RNG.random((8, 12)) > 0.4
 WET[:2, :4] = False
@@ -119,7 +123,7 @@ def test_valid_cells_are_those_of_the_grid_not_missing_or_of_a_channel():
     np.testing.assert_array_equal(np.asarray(Valid(channel=1)(x)[1]), ones())
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet", "unet"])
+@pytest.mark.parametrize("name", ["cnn", "resnet", UNET])
 def test_a_network_under_a_mask_is_the_plain_one_where_all_cells_are_valid(name, layout_of, awake):
     all_wet = layout_of("a", np.ones((8, 8), bool), lat=8, lon=8)
     arguments = {"filters": 3, "depth": 2} if name == "unet" else {"filters": 3 if name == "cnn" else (3,), "blocks": 1}
@@ -134,7 +138,7 @@ def test_a_network_under_a_mask_is_the_plain_one_where_all_cells_are_valid(name,
     np.testing.assert_allclose(partial, plain, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cnn", "unet"])
+@pytest.mark.parametrize("name", ["cnn", UNET])
 def test_a_constant_sea_stays_constant_through_a_network(name, layout_of):
     """With kernels of equal weights, whose sum is one, a network without bias knows no coast."""
     layout = layout_of("a", WET, lat=8, lon=12)
