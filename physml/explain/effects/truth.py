@@ -54,6 +54,16 @@ def truth_of(
         isinstance(outputs, Fields) or (not layout.shape and isinstance(outputs, Table))
     ):
         return lambda numbers: measure.reduce(read.take(numbers))
+    if isinstance(outputs, Fields) and set(names) < set(returned):  # beside the targets there is their spread, which has no truth
+        at = [returned.index(n) for n in names]
+
+        def among(numbers: np.ndarray) -> np.ndarray:
+            own = read.take(numbers)
+            whole = np.full((*own.shape[:-1], len(returned)), np.nan, own.dtype)
+            whole[..., at] = own
+            return measure.reduce(whole)
+
+        return among
     classes = _numbers(returned)
     if classes is not None and len(names) == 1 and (isinstance(outputs, Fields) or not layout.shape):
         return lambda numbers: measure.reduce((read.take(numbers) == classes).astype("float64"))
