@@ -34,8 +34,11 @@ def sea():
     )
 
 
+@keras.saving.register_keras_serializable(package="tests")
 class Bent(keras.layers.Layer):
     """A network without weights whose output differs from channel to channel and cell to cell."""
+
+    receptive_field = ((0, 0), (0, 0))
 
     def __init__(self, outputs, **kwargs):
         super().__init__(**kwargs)
@@ -44,6 +47,9 @@ class Bent(keras.layers.Layer):
     def call(self, x):
         slopes = 0.3 * np.cos(np.arange(self.outputs, dtype="float32"))
         return keras.ops.sum(x, -1, keepdims=True) * slopes + 0.2 * slopes[::-1]
+
+    def get_config(self):
+        return {**super().get_config(), "outputs": self.outputs}
 
     def compute_output_shape(self, shape):
         return (*shape[:-1], self.outputs)
