@@ -148,9 +148,7 @@ def cross_entropy(truth: Any, parameters: Any, class_weights: Sequence[float] | 
     return focal(truth, parameters, gamma=0.0, class_weights=class_weights)
 
 
-def focal(
-    truth: Any, parameters: Any, gamma: float = 2.0, class_weights: Sequence[float] | None = None
-) -> Any:
+def focal(truth: Any, parameters: Any, gamma: float = 2.0, class_weights: Sequence[float] | None = None) -> Any:
     """Return the cross-entropy times (1 - p)**gamma, p the probability of the true class: what is sure counts less.
 
     References

@@ -26,11 +26,11 @@ from physml.heads.distribution import Distribution
 from physml.layout import Layout
 from physml.provenance import record
 from physml.scored import Scored
-from physml.sizes import on_grid, refuse_whole_grid, sizes_of, valid_cells, whole_grid_reason
+from physml.sizes import refuse_whole_grid, sizes_of, valid_cells, whole_grid_reason
 
 
 @keras.saving.register_keras_serializable(package="physml")
-class FieldModel(Scored, keras.Model):
+class FieldModel(Scored):
     """Any Keras network between named fields: physical units at both ends, laws enforced at the end.
 
     Inputs are scaled, masked cells set to zero, the network applied, its output brought back to physical units and moved onto

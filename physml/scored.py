@@ -15,12 +15,8 @@ if TYPE_CHECKING:
     from physml.data._scaling_graph import ScalingGraph
     from physml.heads.base import Head
 
-    _Model = keras.Model
-else:
-    _Model = object
 
-
-class Scored(_Model):
+class Scored(keras.Model):
     """The part of a :class:`physml.FieldModel` that compiles it and compares its answers with the truth."""
 
     head: Head | None

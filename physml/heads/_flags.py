@@ -112,7 +112,9 @@ def class_shares(
     weights = layout.weights
     sample = layout.spec.sample_dim
     fields = [_packing.ready(ds[n], sample) for n in (onehot or (name,))]
-    valid = _cells(layout.valid("targets")[..., layout.where("targets", (onehot or (name,))[0])], layout, fields[0], name)
+    valid = _cells(
+        layout.valid("targets")[..., layout.where("targets", (onehot or (name,))[0])], layout, fields[0], name
+    )
     area = xr.DataArray(weights, dims=layout.space)
     area = area.mean([d for d in layout.space if d not in fields[0].dims]).where(valid, 0.0)
     size = area.broadcast_like(fields[0])

@@ -292,7 +292,9 @@ class Classes(Distribution):
             ours, theirs = (v.drop_vars("valid_time", errors="ignore") for v in xr.align(fields[n], truth[n]))
             area = weights.mean([d for d in weights.dims if d not in ours.dims])
             right = (ours == theirs).where(theirs.notnull() & ours.notnull()).weighted(area)
-            by_class = [float((ours == v).where((theirs == v) & ours.notnull()).weighted(area).mean()) for v in self._numbers]
+            by_class = [
+                float((ours == v).where((theirs == v) & ours.notnull()).weighted(area).mean()) for v in self._numbers
+            ]
             found[str(n)] = {"accuracy": float(right.mean()), "balanced_accuracy": float(np.nanmean(by_class))}
         return found
 

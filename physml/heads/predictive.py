@@ -19,7 +19,12 @@ LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 def quantiles_of(
-    fields: xr.Dataset, name: str, levels: float | Sequence[float], *, quantile: str = "quantile", member: str = "member"
+    fields: xr.Dataset,
+    name: str,
+    levels: float | Sequence[float],
+    *,
+    quantile: str = "quantile",
+    member: str = "member",
 ) -> xr.DataArray:
     """Return quantiles of a predicted variable.
 
@@ -85,8 +90,9 @@ def quantiles_of(
                 remedy="train a model with a head: Gaussian(), Quantiles() or Samples(n)",
             )
         )
-    attrs = {k: v for k, v in da.attrs.items() if k != "ancillary_variables"}
-    return found.transpose(quantile, ...).assign_attrs(attrs).rename(name)
+    found = found.transpose(quantile, ...).rename(name)
+    found.attrs = {k: v for k, v in da.attrs.items() if k != "ancillary_variables"}
+    return found
 
 
 def interval(fields: xr.Dataset, name: str, level: float = 0.9, **dims: str) -> xr.DataArray:
@@ -174,7 +180,9 @@ def calibration(
     below = (truth <= predicted).where(there)
     every = [d for d in below.dims if d != along]
     observed = below.mean(every) if weights is None else below.weighted(weights.fillna(0)).mean(every)
-    found = xr.Dataset({"observed": observed, "count": there.isel({along: 0}, drop=True).sum()}).rename({along: "level"})
+    found = xr.Dataset({"observed": observed, "count": there.isel({along: 0}, drop=True).sum()}).rename(
+        {along: "level"}
+    )
     found["observed"].attrs = {"long_name": "share of the truth below the quantile", "units": "1"}
     found["level"].attrs = {"long_name": "level of the quantile", "units": "1"}
     found["count"].attrs = {"long_name": "values compared", "units": "1"}
@@ -225,7 +233,9 @@ def reliability(
     parts = []
     for i in range(bins):  # one pass each over what is in memory or in a block: never all bins of all cells at once
         here = w.where(number == i, 0.0)
-        parts.append(xr.Dataset({"w": here.sum(), "p": (here * p).sum(), "o": (here * true).sum(), "count": (here > 0).sum()}))
+        parts.append(
+            xr.Dataset({"w": here.sum(), "p": (here * p).sum(), "o": (here * true).sum(), "count": (here > 0).sum()})
+        )
     total = xr.concat(parts, dim="bin").assign_coords(bin=middle)
     size = total["w"].where(total["w"] > 0)
     found = xr.Dataset({"predicted": total["p"] / size, "observed": total["o"] / size, "count": total["count"]})

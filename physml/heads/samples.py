@@ -52,9 +52,7 @@ class Samples(Distribution):
 
     def __init__(self, n: int, dim: str = "member") -> None:
         if int(n) != n or n < 2:
-            raise ValueError(
-                describe("Samples: too few members", expected="n >= 2", received=n, remedy="Samples(10)")
-            )
+            raise ValueError(describe("Samples: too few members", expected="n >= 2", received=n, remedy="Samples(10)"))
         self.n, self.dim = int(n), str(dim)
 
     def channels(self, layout: Layout) -> int:
@@ -63,7 +61,9 @@ class Samples(Distribution):
 
     def answers(self, layout: Layout) -> Layout:
         """Return the layout of the members."""
-        return spread_along(layout, self.dim, range(self.n), {"long_name": "ensemble member", "standard_name": "realization"})
+        return spread_along(
+            layout, self.dim, range(self.n), {"long_name": "ensemble member", "standard_name": "realization"}
+        )
 
     def units(self, unit: np.ndarray, layout: Layout) -> np.ndarray:
         """Return typical sizes of the members."""

@@ -29,9 +29,7 @@ def sea():
         },
         {"time": xr.date_range("2000-01-01", periods=n, freq="MS"), "lat": np.arange(4.0), "lon": np.arange(3.0)},
     )
-    return ds.assign(
-        y=ds.y.astype("float32").where(ds.wet), z=ds.z.astype("float32"), depth=("depth", [5.0, 50.0])
-    )
+    return ds.assign(y=ds.y.astype("float32").where(ds.wet), z=ds.z.astype("float32"), depth=("depth", [5.0, 50.0]))
 
 
 @keras.saving.register_keras_serializable(package="tests")

@@ -87,7 +87,7 @@ def test_arguments_that_mean_nothing_are_refused(sea, untrained):
         Gaussian("constent")
     with pytest.raises(ValueError, match="the least standard deviation is not above zero"):
         Gaussian(least=0)
-    with pytest.raises(ValueError, match="Samples: too few members. Expected: n >= 2. Received: 1"):
+    with pytest.raises(ValueError, match=r"Samples: too few members. Expected: n >= 2. Received: 1"):
         Samples(1)
     with pytest.raises(ValueError, match=r"not Gaussian in its own units.*or the head Quantiles"):
         untrained(sea, SPEC, Gaussian(), method={"y": "log"})

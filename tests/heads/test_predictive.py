@@ -80,7 +80,9 @@ def test_reliability_is_the_frequency_in_each_bin_by_hand():
     p = xr.DataArray([0.05, 0.15, 0.95, 1.0, 0.92, 0.5], dims="x", name="p")
     happened = xr.DataArray([0, 1, 1, 1, 0, np.nan], dims="x")
     found = reliability(p, happened, bins=5, weights=xr.DataArray([1, 3, 1, 1, 2, 7], dims="x"))
-    np.testing.assert_allclose(found.predicted, [(0.05 + 3 * 0.15) / 4, np.nan, np.nan, np.nan, (0.95 + 1 + 2 * 0.92) / 4])
+    np.testing.assert_allclose(
+        found.predicted, [(0.05 + 3 * 0.15) / 4, np.nan, np.nan, np.nan, (0.95 + 1 + 2 * 0.92) / 4]
+    )
     np.testing.assert_allclose(found.observed, [0.75, np.nan, np.nan, np.nan, 0.5])
     assert found["count"].values.tolist() == [2, 0, 0, 0, 3]
 

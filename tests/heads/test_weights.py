@@ -140,7 +140,7 @@ def test_losses_of_classes_are_weighted_by_area_and_by_class(sea, untrained, los
 def test_a_loss_of_another_head_and_losses_in_physical_units_are_refused(sea, untrained):
     spec = FieldSpec("x", "y", mask="wet")
     model = untrained(sea, spec, Gaussian())
-    with pytest.raises(ValueError, match="the loss 'crps' belongs to another head. Expected: a loss of Gaussian"):
+    with pytest.raises(ValueError, match=r"the loss 'crps' belongs to another head. Expected: a loss of Gaussian"):
         model.compile(loss=Samples(3).loss("crps"))
     with pytest.raises(ValueError, match="the losses of the head Gaussian are in scaled units"):
         untrained(sea, spec, Gaussian(), loss_units="physical")

@@ -54,7 +54,9 @@ def truth_of(
         isinstance(outputs, Fields) or (not layout.shape and isinstance(outputs, Table))
     ):
         return lambda numbers: measure.reduce(read.take(numbers))
-    if isinstance(outputs, Fields) and set(names) < set(returned):  # beside the targets there is their spread, which has no truth
+    if isinstance(outputs, Fields) and set(names) < set(
+        returned
+    ):  # beside the targets there is their spread, which has no truth
         at = [returned.index(n) for n in names]
 
         def among(numbers: np.ndarray) -> np.ndarray:
