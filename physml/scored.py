@@ -108,12 +108,12 @@ class Scored(keras.Model):
     def _physical(self, inputs: Any) -> Any:
         """Return the inputs in the type of the graph, masked cells 0."""
         x = ops.cast(inputs, self.compute_dtype)
-        present = valid_cells(self, x)  # type: ignore[arg-type]
+        present = valid_cells(self, x)
         return x if present is None else ops.where(present, x, ops.zeros_like(x))
 
     def _masked(self, y: Any) -> Any:
         valid = self._valid_out
-        return y if valid is None else on_grid(self, y, lambda v: ops.where(valid, v, ops.zeros_like(v)))  # type: ignore[arg-type]
+        return y if valid is None else on_grid(self, y, lambda v: ops.where(valid, v, ops.zeros_like(v)))
 
 
 def _listed(metrics: Any) -> list[Any]:

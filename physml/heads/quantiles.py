@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
@@ -55,7 +56,7 @@ class Quantiles(Distribution):
     def __init__(self, levels: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95), dim: str = "quantile") -> None:
         self.levels, self.dim = tuple(float(v) for v in levels), str(dim)
         ends = (0.0, *self.levels, 1.0)
-        if not self.levels or not all(a < b for a, b in zip(ends, ends[1:], strict=False)):
+        if not self.levels or not all(a < b for a, b in itertools.pairwise(ends)):
             raise ValueError(
                 describe(
                     "Quantiles: the levels do not increase between 0 and 1",

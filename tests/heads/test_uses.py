@@ -26,11 +26,11 @@ def wide(sea):
 )
 def test_shapley_values_of_any_answer_add_up_to_it(wide, untrained, head, of, where):
     model = untrained(wide, SPEC, head)
-    target = cell({"lat": 2.0, "lon": 1.0}, of, **where)
-    found = Explainer(model, zero(model), groups(model, by="variable"), target)(wide.isel(time=[3]))
+    target = cell(of, lat=2.0, lon=1.0, **where)
+    found = Explainer(model, zero(model), groups(model), target).shapley(wide.isel(time=[3]))
     out = predict(model, wide.isel(time=[3]))[of].sel(lat=2.0, lon=1.0, **where)
     base = predict(model, xr.zeros_like(wide[["x", "v"]].isel(time=[3])))[of].sel(lat=2.0, lon=1.0, **where)
-    assert float(found.attribution.sum()) == pytest.approx(float(out - base), rel=1e-4, abs=1e-4)
+    assert float(found.attribution.sum()) == pytest.approx(float((out - base).item()), rel=1e-4, abs=1e-4)
     assert abs(float(found.attribution.sum())) > 1e-3
 
 
@@ -39,8 +39,8 @@ def test_the_probability_of_a_class_is_explained_by_name(wide, untrained):
     number = np.select([wide.x < -0.5, wide.x < 0.6], [0, 1], 2).astype("int8")
     ds = wide.assign(regime=(wide.x.dims, number, flags))
     model = untrained(ds, FieldSpec(["x", "v"], "regime", mask="wet"), Classes())
-    target = cell({"lat": 2.0, "lon": 1.0}, "regime_probability", category="hot")
-    found = Explainer(model, zero(model), groups(model, by="variable"), target)(ds.isel(time=[3]))
+    target = cell("regime_probability", lat=2.0, lon=1.0, category="hot")
+    found = Explainer(model, zero(model), groups(model), target).shapley(ds.isel(time=[3]))
     out, base = (predict(model, d.isel(time=[3])).regime_probability for d in (ds, ds.assign(x=0 * ds.x, v=0 * ds.v)))
     expected = (out - base).sel(lat=2.0, lon=1.0, category="hot")
     assert float(found.attribution.sum()) == pytest.approx(float(expected.item()), abs=1e-5)
@@ -48,7 +48,7 @@ def test_the_probability_of_a_class_is_explained_by_name(wide, untrained):
 
 def test_importance_is_scored_with_the_mean_of_a_gaussian(wide, untrained):
     model = untrained(wide, SPEC, Gaussian())
-    found = permutation_importance(model, wide, groups(model, by="variable"), cell({"lat": 2.0, "lon": 1.0}, "y"), repeats=2, seed=0)  # fmt: skip
+    found = permutation_importance(model, wide, groups(model), cell("y", lat=2.0, lon=1.0), n_permutations=2, seed=0)  # fmt: skip
     assert np.isfinite(found.importance).all()
 
 
