@@ -132,7 +132,9 @@ def scores(regime: xr.DataArray, ds: xr.Dataset) -> tuple[float, float, np.ndarr
     return float(np.trace(table) / table.sum()), float(np.diag(shares).mean()), shares
 
 
-def figure(ds: xr.Dataset, out: xr.Dataset, table: np.ndarray, lines: dict[str, tuple[float, float]], path: Path) -> None:
+def figure(
+    ds: xr.Dataset, out: xr.Dataset, table: np.ndarray, lines: dict[str, tuple[float, float]], path: Path
+) -> None:
     """Draw truth, prediction and its probability of the two ends of the half-year, the confusion matrix and the scores."""
     import matplotlib.pyplot as plt
     from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -164,7 +166,9 @@ def figure(ds: xr.Dataset, out: xr.Dataset, table: np.ndarray, lines: dict[str, 
             ax.set_title(f"{title}: {what}" if row == 0 or True else what, fontsize=14.5, loc="left")
             if row == 1:
                 for edge in range(30, 390, SECTOR):
-                    ax.axvline(edge if edge >= 17.5 else edge + 360, color="#222222", linewidth=1, linestyle=(0, (4, 4)))
+                    ax.axvline(
+                        edge if edge >= 17.5 else edge + 360, color="#222222", linewidth=1, linestyle=(0, (4, 4))
+                    )
             if row == 2 and column == 1:
                 bar = fig.colorbar(mesh, ax=fig.axes, orientation="horizontal", location="bottom", shrink=0.45, aspect=45, pad=0.015)  # fmt: skip
                 bar.ax.tick_params(labelsize=12)
@@ -196,15 +200,26 @@ def figure(ds: xr.Dataset, out: xr.Dataset, table: np.ndarray, lines: dict[str, 
         ax.plot((accuracy, balanced), (i, i), color="#C9C9C4", linewidth=3, zorder=1, solid_capstyle="round")
         ax.plot(accuracy, i, "o", markersize=12, color="#4D4D4D", label="accuracy" if i == 0 else None)
         ax.plot(balanced, i, "D", markersize=11, color="#D55E00", label="balanced accuracy" if i == 0 else None)
-        ax.text(0.02, i + 0.3, name, fontsize=14, fontweight="bold" if ours else "normal", transform=ax.get_yaxis_transform())
+        ax.text(
+            0.02,
+            i + 0.3,
+            name,
+            fontsize=14,
+            fontweight="bold" if ours else "normal",
+            transform=ax.get_yaxis_transform(),
+        )
     ax.set(xlim=(15, 100), ylim=(-0.5, len(names) + 0.15), yticks=())
     ax.set_xlabel("right in sectors left out, by area [%]", fontsize=14)
     ax.tick_params(labelsize=12)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.grid(axis="x", color="#E3E3E3")
     ax.set_axisbelow(True)
-    ax.legend(fontsize=12.5, frameon=False, loc="upper left", ncols=2, handletextpad=0.3, columnspacing=1.2, borderaxespad=0)
-    fig.suptitle("Regimes of the surface heat budget, told from weather and sun without a flux", fontsize=21, x=0.01, ha="left")
+    ax.legend(
+        fontsize=12.5, frameon=False, loc="upper left", ncols=2, handletextpad=0.3, columnspacing=1.2, borderaxespad=0
+    )
+    fig.suptitle(
+        "Regimes of the surface heat budget, told from weather and sun without a flux", fontsize=21, x=0.01, ha="left"
+    )
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
