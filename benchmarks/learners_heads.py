@@ -158,7 +158,7 @@ def figure(results: dict, path: Path) -> None:
     colors = style.palette(shown)
     middle.plot(x, sigma(x), color=style.INK, linewidth=1.3, linestyle=(0, (4, 3)), label="truth")
     for name in shown:
-        label = f"{name}: {100 * results[name]['sigma']:.1f} %"
+        label = f"{name}: {100 * results[name]['sigma']:.2g} %"
         middle.plot(x, spread(results[name]["fields"]).values, color=colors[name], linewidth=2.2, label=label)
     style.style_axes(middle, "x", "standard deviation")
     middle.legend(fontsize=style.TICK, frameon=False, loc="upper left")
