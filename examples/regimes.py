@@ -17,7 +17,7 @@ scored by area: the share of the sea that is right, and its mean over the regime
 
 By area 86 % are right, 86 % in the mean of the regimes: logistic regression has 85 and 85, a forest 82 and 81, the most frequent
 regime 45 and 25. What is wrong lies at the borders between regimes, and in the Southern Ocean in June, where the network calls cold air what
-is evaporation by a small margin.
+is evaporation by 14 W m-2 in the median.
 
     python examples/regimes.py [surface_heat_budget_jan-jun.nc] [--out regimes] [--short]
 
