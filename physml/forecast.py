@@ -14,6 +14,7 @@ import xarray as xr
 from physml import _matching, _packing, calendar, grid
 from physml._errors import describe
 from physml.fields import FieldSpec
+from physml.heads.distribution import Distribution
 from physml.layout import Layout
 from physml.model import FieldModel, load
 from physml.predictor import Predictor, rows_at_a_time
@@ -59,7 +60,8 @@ def predict(
     xarray.Dataset
         The targets, named, with their units, levels and order of dimensions, missing exactly on masked cells, at the time they
         are valid at (with several target offsets: on ``lead``, with ``valid_time``). Lazy where *ds* is lazy, with memory
-        independent of its length.
+        independent of its length. A head that answers a distribution has variables of its own, such as ``sst`` and ``sst_std``
+        (:mod:`physml.heads`).
 
     Raises
     ------
@@ -79,9 +81,7 @@ def predict(
     if tiles is not None:
         planned = plan(model, tiles, halo, periodic, blend=blend)
         out = map_tiles(model, packed, planned, batch_size)
-        fields = _stamped(
-            model.answers.unpack(out, "targets", predicted=True), ds, model, f"predict by tiles {planned.tiles}"
-        )
+        fields = _stamped(_labelled(model, out), ds, model, f"predict by tiles {planned.tiles}")
         return fields.assign_attrs(planned.attrs)
     if halo is not None or periodic or blend:
         raise ValueError(
@@ -95,8 +95,7 @@ def predict(
     blocks = [max(packed.chunksizes.get(d, (packed.sizes[d],))) for d in packed.dims[: -len(layout.space) - 1]]
     predictor = Predictor(model, rows_at_a_time(math.prod(blocks), batch_size))
     out = _packing.map_samples(predictor, [packed], layout.space, len(model.answers.targets), model.compute_dtype)
-    fields = model.answers.unpack(out, "targets", predicted=True)
-    return _stamped(fields, ds, model, "predict")
+    return _stamped(_labelled(model, out), ds, model, "predict")
 
 
 def persistence(layout: Layout, ds: xr.Dataset) -> xr.Dataset:
@@ -129,6 +128,12 @@ def persistence(layout: Layout, ds: xr.Dataset) -> xr.Dataset:
     return fields[names]
 
 
+def _labelled(model: FieldModel, out: xr.DataArray) -> xr.Dataset:
+    """Return the answers of a model by name."""
+    fields = model.answers.unpack(out, "targets", predicted=True)
+    return model.head.finish(fields) if isinstance(model.head, Distribution) else fields
+
+
 def _stamped(fields: xr.Dataset, ds: xr.Dataset, model: FieldModel, action: str) -> xr.Dataset:
     return stamp(
         fields.assign_attrs(ds.attrs),
@@ -149,6 +154,9 @@ def rollout(
 
     Totals that laws of the model keep (:class:`physml.Conserve`) are pinned to those of the initial state and the sources since: what
     float32 cannot store of one step is carried into the next, so that nothing drifts however many steps there are.
+
+    Of a model that answers a distribution the point forecast is the next input, and all that is returned: the mean of a
+    :class:`physml.heads.Gaussian`, the median of :class:`physml.heads.Quantiles`. Its spread is that of one step, and is dropped.
 
     Parameters
     ----------
@@ -177,7 +185,8 @@ def rollout(
     """
     model = load(model) if isinstance(model, str | os.PathLike) else model
     layout, spec = model.layout, model.layout.spec
-    sample, stride, history = spec.sample_dim, *_is_step(model.answers)
+    sample, stride, history = spec.sample_dim, *_is_step(layout)
+    states = _states(model)
     if steps < 1:
         raise ValueError(describe("rollout: no steps", expected="steps >= 1", received=steps, remedy="steps=10"))
     if sample not in initial.dims:
@@ -218,7 +227,7 @@ def rollout(
     at = _positions(sources, sample, labels, steps, spec, step)
     predictor = Predictor(model, min(batch_size, math.prod(members.values())), carrying=True)
     carried = [np.zeros((*outer.values(), n), kind) for n in predictor.carried.values()]
-    channels = len(layout.targets) + sum(predictor.carried.values())
+    channels = len(model.answers.targets) + sum(predictor.carried.values())
     kept = {k: c for s in (initial, forcing) if s is not None for k, c in s.coords.items() if set(c.dims) <= set(outer)}
     kept.pop(sample, None)
     out = []
@@ -237,8 +246,8 @@ def rollout(
         x = xr.DataArray(_packing.concatenate(parts, tuple(outer.values())), dims=(*outer, "channel"))
         y = _packing.map_samples(predictor, [x], layout.space, channels, kind)
         if predictor.carried:
-            carried = [y.data[..., len(layout.targets) :]]
-            y = y.isel(channel=slice(len(layout.targets)))
+            carried = [y.data[..., len(model.answers.targets) :]]
+        y = y.isel(channel=states)
         out.append(y)
         past = [*past[1:], {n: y.data[..., layout.where("targets", n)] for n in names}]
     whole = xr.concat(out, dim=sample, join="override").transpose(*members, sample, ...)
@@ -249,7 +258,25 @@ def rollout(
         whole = whole.assign_coords({sample: xr.Variable(sample, axis, origin[sample].attrs)})
     whole = whole.assign_coords(step=(sample, np.arange(1, steps + 1), {"long_name": "steps since the initial state"}))
     fields = layout.plain().unpack(whole, "targets", predicted=True)
-    return _stamped(fields, initial, model, f"rollout of {steps} steps")
+    of = f" of the point forecast of {type(model.head).__name__}" if isinstance(model.head, Distribution) else ""
+    return _stamped(fields, initial, model, f"rollout of {steps} steps{of}")
+
+
+def _states(model: FieldModel) -> slice | np.ndarray:
+    """Return which channels of the answer are the next state; refuse models whose answer holds none."""
+    if not isinstance(model.head, Distribution):
+        return slice(len(model.layout.targets))
+    found = model.head.states(model.layout)
+    if found is None:
+        raise ValueError(
+            describe(
+                f"the answer of {type(model.head).__name__} holds no state to go on from",
+                expected="a mean (Gaussian) or a median (Quantiles with the level .5)",
+                received=", ".join(map(str, model.answers.targets[:6])),
+                remedy="train a model of the state itself, or predict one step",
+            )
+        )
+    return found
 
 
 def _is_step(layout: Layout) -> tuple[int, int]:
@@ -388,7 +415,8 @@ def _positions(
 class FieldStep(keras.layers.Layer):
     """A one-step FieldModel as a time step: state to state, in physical units.
 
-    The same object makes a forecast, carries an ensemble and can be differentiated.
+    The same object makes a forecast, carries an ensemble and can be differentiated. Of a model that answers a distribution it gives the
+    point forecast, as :func:`rollout` does.
 
     Parameters
     ----------
@@ -414,7 +442,8 @@ class FieldStep(keras.layers.Layer):
         kwargs.setdefault("dtype", model.dtype_policy)
         super().__init__(**kwargs)
         layout, spec = model.layout, model.layout.spec
-        _is_step(model.answers)
+        _is_step(layout)
+        self._states = _states(model)
         if spec.window("inputs") != (0, 0):
             raise ValueError(
                 describe(
@@ -451,4 +480,5 @@ class FieldStep(keras.layers.Layer):
             )
         parts = [(state if from_state else forcing)[..., at] for from_state, at in self._from]
         x = parts[0] if len(parts) == 1 else keras.ops.concatenate(parts, axis=-1)
-        return self.model(x, training=training)
+        y = self.model(x, training=training)
+        return y if isinstance(self._states, slice) else keras.ops.take(y, self._states, axis=-1)

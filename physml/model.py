@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from physml import grid
-from physml._errors import describe
+from physml._errors import describe, refuse
 from physml.constraints.base import Constraint
 from physml.constraints.combine import Constraints
 from physml.constraints.layer import concatenate
@@ -25,11 +25,12 @@ from physml.heads.base import Head, make_head
 from physml.heads.distribution import Distribution
 from physml.layout import Layout
 from physml.provenance import record
-from physml.sizes import on_grid, refuse_whole_grid, sizes_of, valid_cells, weighed, whole_grid_reason
+from physml.scored import Scored
+from physml.sizes import refuse_whole_grid, sizes_of, valid_cells, whole_grid_reason
 
 
 @keras.saving.register_keras_serializable(package="physml")
-class FieldModel(keras.Model):
+class FieldModel(Scored):
     """Any Keras network between named fields: physical units at both ends, laws enforced at the end.
 
     Inputs are scaled, masked cells set to zero, the network applied, its output brought back to physical units and moved onto
@@ -38,7 +39,7 @@ class FieldModel(keras.Model):
 
     Losses and metrics see targets and predictions in scaled units (transformed where the scaling transforms them, divided by
     the standard deviation of the target, or of its change with *increment*), so that pressure in Pa does not drown humidity
-    in kg kg-1.
+    in kg kg-1. Of a head that answers a distribution metrics see the point forecast, weighted as in the loss.
 
     Parameters
     ----------
@@ -132,6 +133,13 @@ class FieldModel(keras.Model):
             self._penalty = self.add_weight(
                 shape=(), initializer=keras.initializers.Constant(float(penalty)), trainable=False, name="penalty"
             )
+        if isinstance(head, Distribution) and loss_units == "physical":
+            refuse(
+                f"FieldModel: the losses of the head {type(head).__name__} are in scaled units",
+                "loss_units='scaled'",
+                "loss_units='physical'",
+                "leave loss_units out",
+            )
         choices = {"loss_units": (loss_units, ("scaled", "physical")), "missing": (missing, ("raise", "mean"))}
         for what, (said, known) in choices.items():
             if said not in known:
@@ -219,6 +227,13 @@ class FieldModel(keras.Model):
             )
         shape = tuple(self.network(keras.KerasTensor(given, self.compute_dtype)).shape)
         self._spreads = layout.series and layout.space != () and shape[1:] == (wanted,)
+        if layout.series and layout.space and not self._spreads and not getattr(self.head, "cellwise", True):
+            refuse(
+                f"{type(self.head).__name__}: one class for the whole map cannot be the mean of those of its cells",
+                f"a network that gives [batch, {wanted}]",
+                [s if s is not None else "batch" for s in shape],
+                "pool over the map before the last layer, such as keras.layers.GlobalAveragePooling2D",
+            )
         if shape[1:] != (*layout.shape, wanted) and not self._spreads:
             raise ValueError(
                 describe(
@@ -340,24 +355,12 @@ class FieldModel(keras.Model):
         """Return physical targets ``[batch, *space, target channel]`` in scaled units, masked cells 0; *x* tells the month."""
         return self._masked(self._scale.targets(self._masked(ops.cast(y, self.compute_dtype)), self._physical(x)))
 
-    def _physical(self, inputs: Any) -> Any:
-        """Return the inputs in the type of the graph, masked cells 0."""
-        x = ops.cast(inputs, self.compute_dtype)
-        present = valid_cells(self, x)
-        return x if present is None else ops.where(present, x, ops.zeros_like(x))
-
-    def _masked(self, y: Any) -> Any:
-        return (
-            y
-            if self._valid_out is None
-            else on_grid(self, y, lambda v: ops.where(self._valid_out, v, ops.zeros_like(v)))
-        )
-
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train as ``keras.Model.fit`` does; :class:`physml.Batches` keep their own order, that of their seed and the epoch."""
         given = [b for b in (x, kwargs.get("validation_data")) if isinstance(b, Batches)]
         for batches in given:
             batches.failure = None
+            batches.check = self.head.check if isinstance(self.head, Distribution) else None
             if self.free_size or self.missing == "mean":
                 batches.fill = float("nan")  # this model tells masked and missing cells by NaN
         data = x
@@ -381,68 +384,6 @@ class FieldModel(keras.Model):
             if cause is not None and cause is not error:
                 raise cause from error
             raise
-
-    # losses and metrics in scaled units -------------------------------------------------------------------------------
-
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
-        """Compile as ``keras.Model.compile`` does; a head that answers a distribution brings its loss, or has others by name."""
-        if isinstance(self.head, Distribution):
-            loss = self.head.loss(loss)
-        super().compile(optimizer, loss=loss, **kwargs)
-
-    def compile_from_config(self, config: Any) -> None:
-        """Compile as the model was when it was saved."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if getattr(self, "optimizer", None) is not None:
-            self.optimizer.build(self.trainable_variables)
-
-    def _scaled(self, y: Any, sample_weight: Any, x: Any, *, answer: bool) -> Any:
-        """Return targets or an answer in the units of the loss; masked cells 0; a last axis of 1 where weights differ by channel."""
-        y = ops.cast(y, self.compute_dtype)
-        head = self.head if isinstance(self.head, Distribution) else None
-        if answer or head is None:
-            y = self._masked(y)
-        elif self._valid_targets is not None:
-            y = on_grid(self, y, lambda v: ops.where(self._valid_targets, v, ops.zeros_like(v)))
-        if self.free_size and sample_weight is not None:  # on a patch the weights are the mask
-            y = weighed(y, sample_weight)
-        dated = None if x is None or (self._scale.by is None and head is None) else self._physical(x)
-        if head is not None:
-            y = head.scaled(y, dated, self._scale) if answer else head.truth(y, dated, self._scale)[..., None]
-            return self._harmless(y, sample_weight) if answer else y
-        if self.loss_units == "scaled":
-            y = self._masked(self._scale.targets(y, dated))
-        by_channel = sample_weight is not None and len(sample_weight.shape) == len(y.shape) and y.shape[-1] > 1
-        return ops.expand_dims(y, -1) if by_channel else y
-
-    def _harmless(self, parameters: Any, sample_weight: Any) -> Any:
-        """Return parameters ``[..., target channel, parameter]`` with 1 where they do not count: a density of width 0 is none."""
-        there = None
-        if self._valid_targets is not None and not self.free_size:
-            there = self._valid_targets[..., None]
-        elif self.free_size and sample_weight is not None:
-            there = ops.convert_to_tensor(sample_weight) > 0
-            while len(there.shape) < len(parameters.shape):
-                there = ops.expand_dims(there, -1)
-        return parameters if there is None else ops.where(there, parameters, ops.ones_like(parameters))
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        """Return the compiled loss of scaled targets, plus penalties."""
-        if y is not None and y_pred is not None:
-            y, y_pred = (self._scaled(v, sample_weight, x, answer=v is y_pred) for v in (y, y_pred))
-        return super().compute_loss(x, y, y_pred, sample_weight, training=training)
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Return the compiled metrics of scaled targets; of a distribution, of its point forecast."""
-        if y is not None and y_pred is not None:
-            y, y_pred = (self._scaled(v, sample_weight, x, answer=v is y_pred) for v in (y, y_pred))
-            if isinstance(self.head, Distribution):
-                by_channel = sample_weight is not None and len(sample_weight.shape) == len(y.shape) - 1
-                y_pred = self.head.point(y_pred)[..., None]
-                y, y_pred = (v if by_channel else v[..., 0] for v in (y, y_pred))
-        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def whole_grid_reason(self) -> str | None:
         """Return why an output cell depends on the whole grid whatever the network, or None; see :mod:`physml.sizes`."""

@@ -59,7 +59,7 @@ def fit(
     learning_rate: float = 1e-3,
     schedule: str = "constant",
     optimizer: str = "adam",
-    loss: str = "mse",
+    loss: str | None = None,
     patience: int | None = None,
     title: str = "training",
     progress: Progress | None = None,
@@ -73,7 +73,8 @@ def fit(
     batches, validation
         Training and validation data.
     epochs, learning_rate, schedule, optimizer, loss
-        ``schedule`` is ``"constant"`` or ``"cosine"`` (to zero over all epochs); optimizer and loss are Keras names.
+        ``schedule`` is ``"constant"`` or ``"cosine"`` (to zero over all epochs); optimizer and loss are Keras names. A
+        loss of None is that of the model's head where it has one, else ``"mse"``.
     patience
         Stop when the validation loss has not improved for this many epochs, and restore the best weights.
     title, progress
@@ -111,7 +112,7 @@ def fit(
     if schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(learning_rate, max(1, epochs * len(batches)))
     chosen = keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": rate}})
-    model.compile(optimizer=chosen, loss=loss)
+    model.compile(optimizer=chosen, loss=loss or getattr(model, "default_loss", "mse"))
     callbacks: list[keras.callbacks.Callback] = [keras.callbacks.TerminateOnNaN()]
     if patience is not None:
         callbacks.append(keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True))

@@ -203,6 +203,8 @@ def _scales(
     method: Method, found: np.ndarray, quartiles: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return offset and scale ``[group, *levels]``, and whether the scale is more than rounding."""
+    if method.name == "none":
+        return np.zeros_like(found[MEAN]), np.ones_like(found[MEAN]), np.ones_like(found[MEAN], dtype=bool)
     if method.name == "minmax":
         offset, scale = found[LEAST], found[GREATEST] - found[LEAST]
     elif method.name == "robust":

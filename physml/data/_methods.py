@@ -9,7 +9,7 @@ from typing import Any
 
 from physml._errors import closest, describe
 
-METHODS = ("standard", "minmax", "robust", "log", "sqrt")
+METHODS = ("standard", "minmax", "robust", "log", "sqrt", "none")
 _LINEAR_NEAR_ZERO = 1e-4
 """Where the square root is replaced by a line, in standard deviations of the root: its slope must not be infinite."""
 _TINY = 1e-37
@@ -29,7 +29,7 @@ class Method:
     name
         ``"standard"`` (mean, standard deviation), ``"minmax"`` (least value, range), ``"robust"`` (median, interquartile
         range), ``"log"``: T(x) = log(1 + x / eps), which is log(x + eps) up to a constant, or log(x) where eps is 0;
-        ``"sqrt"``: T(x) = sign(x) sqrt(abs(x)). Transformed values are scaled by their mean and standard deviation.
+        ``"sqrt"``: T(x) = sign(x) sqrt(abs(x)), ``"none"``: as it is. Transformed values are scaled by their mean and standard deviation.
     eps
         Of the logarithm, in the units of the variable: far below it the transform is a line, far above it a logarithm.
     """

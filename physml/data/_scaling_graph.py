@@ -134,6 +134,10 @@ class ScalingGraph:
         """Return physical targets in the units of the network's output, as losses compare them; *x* tells the month."""
         return (self._transform(y, "targets") - self._rows(self.mean_out, x)) / self._rows(self.unit_out, x)
 
+    def unit_of(self, x: Any) -> Any:
+        """Return what one unit of the network's output is, ``[target channel]`` or by the month of each sample."""
+        return self._rows(self.unit_out, x)
+
     def _state(self, x: Any) -> Any:
         """Return every target's value at offset 0, repeated for its target offsets, ``[batch, *space, target channel]``."""
         parts = [x[..., where] for where, n in self.states for _ in range(n)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -63,6 +64,7 @@ class Batches(Loader, keras.utils.PyDataset):
         keras.utils.PyDataset.__init__(self, workers, use_multiprocessing, max_queue_size)
         Loader.__init__(self, ds, spec, batch_size, **options)
         self.failure: Exception | None = None
+        self.check: Callable[[Any, Any, Layout], None] | None = None
 
     @property
     def num_batches(self) -> int:
@@ -72,7 +74,10 @@ class Batches(Loader, keras.utils.PyDataset):
     def batch(self, epoch: int, index: int) -> Tensors:
         """Return one batch of any epoch; an error is kept in ``failure``, since TensorFlow passes on its text alone."""
         try:
-            return super().batch(epoch, index)
+            found = super().batch(epoch, index)
+            if self.check is not None:
+                self.check(found[1], found[2], self.layout)
+            return found
         except Exception as error:
             self.failure = error
             raise

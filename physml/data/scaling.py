@@ -95,6 +95,9 @@ class Scaling:
                 is predicted lies above -eps. ``"log"`` alone is log(x), for values above zero.
             ``"sqrt"``
                 sign(x) sqrt(abs(x)), then mean and standard deviation; a line within 1e-4 of a standard deviation of zero.
+            ``"none"``
+                As it is; it need not vary. So are targets that are classes, whatever is said: booleans, and variables with the
+                attribute flag_values.
         by
             ``"month"``: statistics by calendar month of the sample (the date at offset 0), for every variable, offset and
             level; static fields and parts of the date keep those of all year. The model reads the month from the input
@@ -122,7 +125,7 @@ class Scaling:
         for role in roles:
             layout.check(train, role, whole_window=True, gaps=True)
         names = list(dict.fromkeys([*known.inputs, *known.targets]))
-        methods = choose(method, names, calendar.virtual(names, dim))
+        methods = choose(method, names, calendar.virtual(names, dim)) | {n: Method("none") for n in _classes(layout)}
         months = None if by is None else train[dim].dt.month.values
         fitted = _fitting.fit(layout, train, methods, months, progress)
         mean, std, increment, monthly = fitted
@@ -233,6 +236,12 @@ def _check_by(by: str | None, spec: FieldSpec) -> None:
                 remedy=f"FieldSpec(inputs=[..., {name!r}]); physml takes it from the dates",
             )
         )
+
+
+def _classes(layout: Layout) -> list[str]:
+    """Return the targets that are classes and no inputs."""
+    flagged = [n for n in layout.spec.targets if n not in layout.spec.inputs]
+    return [n for n in flagged if layout.variables[n].dtype == "bool" or "flag_values" in layout.variables[n].attrs]
 
 
 def _within(ds: xr.Dataset, dim: str, period: tuple[Any, Any]) -> xr.Dataset:

@@ -8,11 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 _HOMES = {
+    "Classes": "classes",
     "Distribution": "distribution",
     "Gaussian": "gaussian",
     "HEADS": "base",
     "Head": "base",
+    "Quantiles": "quantiles",
+    "Samples": "samples",
+    "calibration": "predictive",
+    "interval": "predictive",
     "make_head": "base",
+    "quantiles_of": "predictive",
+    "reliability": "predictive",
 }
 __all__ = sorted(_HOMES)
 

@@ -20,7 +20,10 @@ _OWN = (
     "physml.constraints.streamfunction",
     "physml.constraints.helmholtz",
     "physml.constraints.shares",
+    "physml.heads.classes",
     "physml.heads.gaussian",
+    "physml.heads.quantiles",
+    "physml.heads.samples",
 )
 """Modules whose heads are known by name without being imported first."""
 

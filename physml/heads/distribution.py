@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
+import xarray as xr
 from keras import ops
 
 from physml._errors import closest, describe
 from physml.data._scaling_graph import ScalingGraph
+from physml.fields import FieldSpec
 from physml.heads.base import Head
 from physml.layout import Layout, Variable
 
@@ -20,38 +22,69 @@ class Distribution(Head, kind=True):
     """A head whose model answers the parameters of a distribution of each target channel, in physical units.
 
     Subclasses say what the channels are called (:meth:`answers`), how the network's output becomes physical
-    (:meth:`physical`), and how both sides look to a loss: the truth as ``[..., target channel]``, the answer as
-    ``[..., target channel, parameter]``.
+    (:meth:`physical`), and how both sides look to a loss: the truth as ``[..., truth channel]``, the answer as
+    ``[..., truth channel, parameter]``. The truth channels are those of the targets, unless several targets tell one truth.
 
     Attributes
     ----------
     losses
-        Losses by name: functions of truth ``[..., target channel]`` and parameters ``[..., target channel, parameter]`` that
-        return ``[..., target channel]``. The first is the one a model is compiled with unless another is named.
+        Losses by name: functions of truth ``[..., truth channel]`` and parameters ``[..., truth channel, parameter]`` that
+        return ``[..., truth channel]``. The first is the one a model is compiled with unless another is named.
+    cellwise
+        Whether a target without space dimensions may be answered by a network that answers in every cell: the mean over the map
+        is then its answer.
     """
 
     losses: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     local = True
+    cellwise = True
 
     def bind(self, layout: Layout, unit: np.ndarray | None = None) -> None:
         """Let the network see every input."""
         self.seen = np.ones(len(layout.inputs), "float32")
+
+    def fit(self, train: xr.Dataset, spec: FieldSpec | Layout) -> Distribution:
+        """Return the head with what it takes from training data, in one pass; by default nothing."""
+        return self
 
     def physical(self, n: Any, x: Any, scale: ScalingGraph) -> Any:
         """Return the answer ``[batch, *space, answer channel]`` of the network's output and the physical inputs."""
         raise NotImplementedError
 
     def scaled(self, y: Any, x: Any, scale: ScalingGraph) -> Any:
-        """Return the parameters ``[..., target channel, parameter]`` of an answer of :meth:`physical`, in scaled units."""
+        """Return the parameters ``[..., truth channel, parameter]`` of an answer of :meth:`physical`, in scaled units."""
         raise NotImplementedError
 
     def truth(self, y: Any, x: Any, scale: ScalingGraph) -> Any:
-        """Return the targets ``[..., target channel]`` as losses compare them: by default in scaled units."""
+        """Return the truth ``[..., truth channel]`` as losses compare it: by default the targets in scaled units."""
         return scale.targets(y, x)
 
+    def per_truth(self, values: Any) -> Any:
+        """Return for each truth channel what is given for each target channel ``[..., target channel]``: masks, weights."""
+        return values
+
+    def check(self, targets: np.ndarray, weights: np.ndarray, layout: Layout) -> None:
+        """Refuse targets ``[batch, *space, target channel]`` that no such distribution has, where they carry weight."""
+
     def point(self, parameters: Any) -> Any:
-        """Return the one number ``[..., target channel]`` that metrics compare with the truth: by default the first parameter."""
-        return parameters[..., 0]
+        """Return what metrics compare with the truth, ``[..., truth channel, 1]``: by default the first parameter."""
+        return parameters[..., :1]
+
+    def states(self, layout: Layout) -> np.ndarray | None:
+        """Return which channels of the answer stand for the targets, so that a forecast goes on from them; None: none do."""
+        return None
+
+    def forecast(self, fields: xr.Dataset) -> xr.Dataset:
+        """Return the one forecast of each target that scores compare with the truth, from labelled answers."""
+        return fields
+
+    def finish(self, fields: xr.Dataset) -> xr.Dataset:
+        """Return labelled answers with what is said about how they are to be stored."""
+        return fields
+
+    def loss_arguments(self) -> dict[str, Any]:
+        """Return what the losses need to know of the head, as plain values."""
+        return {}
 
     def loss(self, name: Any = None, **arguments: Any) -> Any:
         """Return the loss of that name, or the first; a loss of one's own is taken as it is.
@@ -60,9 +93,26 @@ class Distribution(Head, kind=True):
         ------
         ValueError
             For losses that need other outputs than this head has.
+
+        Examples
+        --------
+        >>> from physml.heads import Gaussian
+        >>> Gaussian().loss("beta_nll", beta=1.0).arguments
+        {'beta': 1.0}
         """
         if name is None:
             name = next(iter(self.losses))
+        if isinstance(name, HeadLoss):
+            if name.head != type(self).__name__:
+                raise ValueError(
+                    describe(
+                        f"the loss {name.loss!r} belongs to another head",
+                        expected=f"a loss of {type(self).__name__}: {', '.join(self.losses)}",
+                        received=f"one of {name.head}",
+                        remedy="leave the loss out: the head brings its own",
+                    )
+                )
+            name, arguments = name.loss, {**name.arguments, **arguments}
         if not isinstance(name, str):
             return name
         if name not in self.losses:
@@ -74,7 +124,7 @@ class Distribution(Head, kind=True):
                     remedy="leave the loss out: the head brings its own",
                 )
             )
-        return HeadLoss(name, type(self).__name__, arguments)
+        return HeadLoss(name, type(self).__name__, {**self.loss_arguments(), **arguments})
 
 
 @keras.saving.register_keras_serializable(package="physml")
@@ -106,7 +156,7 @@ class HeadLoss(keras.losses.Loss):
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss ``[..., target channel]`` of ``[..., target channel, 1]`` and ``[..., target channel, parameter]``."""
+        """Return the loss ``[..., truth channel]`` of ``[..., truth channel, 1]`` and ``[..., truth channel, parameter]``."""
         from physml.heads.base import head_class
 
         return head_class(self.head).losses[self.loss](y_true[..., 0], y_pred, **self.arguments)  # type: ignore[attr-defined]
@@ -116,7 +166,12 @@ class HeadLoss(keras.losses.Loss):
         return {**super().get_config(), "loss": self.loss, "head": self.head, "arguments": self.arguments}
 
 
-def answering(layout: Layout, variables: Mapping[str, Variable], order: Sequence[str] | None = None) -> Layout:
+def answering(
+    layout: Layout,
+    variables: Mapping[str, Variable],
+    order: Sequence[str] | None = None,
+    along: Mapping[str, xr.Variable] | None = None,
+) -> Layout:
     """Return a layout with other targets, at the same offsets: what a head answers.
 
     Parameters
@@ -127,11 +182,13 @@ def answering(layout: Layout, variables: Mapping[str, Variable], order: Sequence
         The answered variables; one that is also an input keeps, in the result, what is remembered of it as a target.
     order
         Their order; by default that of *variables*.
+    along
+        Labels of the dimensions that the head adds, by name.
 
     Raises
     ------
     ValueError
-        Where a new name is taken by another variable.
+        Where a new name is taken by another variable, or a new dimension by another dimension.
     """
     spec = layout.spec
     taken = [n for n in variables if n in layout.variables and n not in spec.targets]
@@ -144,8 +201,63 @@ def answering(layout: Layout, variables: Mapping[str, Variable], order: Sequence
                 remedy="rename the input",
             )
         )
+    levels = {d for n in spec.targets for d in layout.variables[n].levels}
+    used = [d for d in along or {} if d in {spec.sample_dim, *layout.space, *layout.members, *levels}]
+    if used:
+        raise ValueError(
+            describe(
+                f"the head would add the dimension {used[0]!r}, which the data have",
+                expected="a name of its own",
+                received=repr(used[0]),
+                remedy="give the head another: dim='...'",
+            )
+        )
     return replace(
         layout,
         spec=replace(spec, targets=tuple(order or variables)),
         variables={**layout.variables, **variables},
+        statics=layout.statics.drop_vars(list(along or {}), errors="ignore").assign_coords(along or {}),
     )
+
+
+def spread_along(layout: Layout, dim: str, labels: Sequence[Any], attrs: Mapping[str, Any]) -> Layout:
+    """Return a layout whose targets have one dimension more, beside the samples: quantiles, or members.
+
+    Parameters
+    ----------
+    layout
+        Layout of inputs and targets.
+    dim, labels, attrs
+        The dimension, its labels and what is said of them.
+    """
+    found = {}
+    for name in layout.spec.targets:
+        known = layout.variables[name]
+        at = known.dims.index(layout.spec.sample_dim) + 1
+        dims = (*known.dims[:at], dim, *known.dims[at:])
+        found[name] = replace(known, dims=dims, levels={**known.levels, dim: tuple(labels)})
+    return answering(layout, found, along={dim: xr.Variable(dim, list(labels), dict(attrs))})
+
+
+def each(function: Callable[[Any, Any], Any], values: Any, x: Any) -> Any:
+    """Return ``function(v, x)`` for every entry v of the last axis of *values*, ``[..., target channel, entry]``."""
+    return ops.stack([function(values[..., k], x) for k in range(values.shape[-1])], axis=-1)
+
+
+def unfolded(values: Any, entries: int) -> Any:
+    """Return ``[..., target channel * entry]`` as ``[..., target channel, entry]``."""
+    return ops.reshape(values, (*_sizes(values), values.shape[-1] // entries, entries))
+
+
+def folded(values: Any) -> Any:
+    """Return ``[..., target channel, entry]`` as ``[..., target channel * entry]``."""
+    return ops.reshape(values, (*_sizes(values, 2), values.shape[-2] * values.shape[-1]))
+
+
+def _sizes(values: Any, last: int = 1) -> tuple[Any, ...]:
+    """Return the leading sizes, that of the batch as it will be known."""
+    fixed = values.shape[:-last]
+    if sum(n is None for n in fixed) <= 1:
+        return tuple(-1 if n is None else n for n in fixed)
+    there = ops.shape(values)
+    return tuple(there[i] if n is None else n for i, n in enumerate(fixed))

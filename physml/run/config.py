@@ -148,7 +148,7 @@ class Scaled(_Section):
     """How variables are scaled, fitted on the training period."""
 
     method: str | dict[str, str] = "standard"
-    """standard, minmax, robust, sqrt, log or log:eps; for all variables, or {variable: method}"""
+    """standard, minmax, robust, sqrt, log, log:eps or none; for all variables, or {variable: method}"""
     by: Literal["month"] | None = None
     """statistics by calendar month; needs the input time.month"""
 
@@ -178,7 +178,7 @@ class Component(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, use_attribute_docstrings=True)
 
     type: str
-    """name of a class in physml.constraints"""
+    """name of a class in physml.constraints or physml.heads"""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -204,8 +204,8 @@ class Training(_Section):
     """step of the optimizer"""
     schedule: Literal["constant", "cosine"] = "constant"
     """course of the learning rate; cosine falls to zero over all epochs"""
-    loss: str = "mse"
-    """name of a Keras loss, taken in scaled units"""
+    loss: str | None = None
+    """name of a Keras loss, taken in scaled units, or of a loss of the head; by default that of the head, else mse"""
     optimizer: str = "adam"
     """name of a Keras optimizer"""
     early_stopping: EarlyStopping | None = None
@@ -243,7 +243,7 @@ class RunConfig(_Section):
     constraints: Annotated[tuple[Component, ...], BeforeValidator(_frozen)] = ()
     """laws the output is moved onto, a list of {type: NonNegative, ...}"""
     head: Component | None = None
-    """layer that makes the output in place of the plain one, {type: Transport, ...}"""
+    """what makes the output in place of the plain layer, {type: Transport, ...} or {type: Gaussian, ...}"""
     training: Training = Training()
     """how the network is trained"""
     output: Output = Output()

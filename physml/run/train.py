@@ -18,6 +18,8 @@ from physml.data.scaling import Scaling
 from physml.data.split import mark, split_time, window_and_gap
 from physml.fields import FieldSpec
 from physml.forecast import persistence, predict
+from physml.heads.classes import Classes
+from physml.heads.distribution import Distribution
 from physml.model import FieldModel, load, make_head
 from physml.run import prepare
 from physml.run.config import RunConfig, digest, dump
@@ -83,8 +85,10 @@ def _split(config: RunConfig, ds: xr.Dataset, spec: FieldSpec) -> Parts:
     return found
 
 
-def make_model(config: RunConfig, scaling: Scaling, means: xr.Dataset | None) -> FieldModel:
-    """Return the untrained model of a run."""
+def make_model(
+    config: RunConfig, scaling: Scaling, means: xr.Dataset | None, train: xr.Dataset | None = None
+) -> FieldModel:
+    """Return the untrained model of a run; *train* are the training data, for heads that take something from them."""
     from physml.constraints.combine import Constraints
     from physml.networks.builders import build
 
@@ -93,6 +97,8 @@ def make_model(config: RunConfig, scaling: Scaling, means: xr.Dataset | None) ->
         layout = layout.keep({f"{CLIMATOLOGY}{n}": da for n, da in means.data_vars.items()})
         scaling = Scaling.from_config(scaling.to_config(), layout)
     head = None if config.head is None else make_head({"type": config.head.type, **config.head.arguments})
+    if isinstance(head, Distribution) and train is not None:
+        head = head.fit(train, layout)
     network = build(
         config.network.name,
         layout,
@@ -167,7 +173,7 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
     sizes = ", ".join(f"{p.sizes[spec.sample_dim]} {n}" for n, p in parts.items())
     say(f"data: steps of {spec.sample_dim!r}: {sizes}")
     scaling = Scaling.fit(parts["train"], spec, method=config.scaling.method, by=config.scaling.by, progress=True)
-    model = make_model(config, scaling, means)
+    model = make_model(config, scaling, means, parts["train"])
     say(f"network: {config.network.name}, {model.count_params():,} parameters")
     # A folder that cannot be written fails here, not after the training.
     new = not target.exists()
@@ -219,14 +225,21 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
 
 
 def score(model: FieldModel, ds: xr.Dataset) -> dict[str, Any]:
-    """Return the area-weighted rmse of every target by lead, beside that of persistence where the target is an input."""
+    """Return the area-weighted rmse of every target by lead, beside that of persistence where the target is an input.
+
+    Of a distribution it is that of the point forecast; of classes the share of the area whose class is right.
+    """
     from physml import verify
 
     layout = model.layout
     spec = layout.spec
     truth = layout.unpack(layout.pack(ds, "targets", whole_window=True), "targets")
     candidates = {"rmse": predict(model, ds), "rmse_persistence": persistence(layout, ds)}
+    if isinstance(model.head, Distribution):
+        candidates["rmse"] = model.head.forecast(candidates["rmse"])
     weights = xr.DataArray(layout.weights, dims=layout.space, coords={d: ds[d] for d in layout.space if d in ds.coords})
+    if isinstance(model.head, Classes):
+        return {str(n): {"units": "1", **r} for n, r in model.head.accuracy(candidates["rmse"], truth, weights).items()}
     out: dict[str, Any] = {}
     for name in spec.targets:
         out[name] = {"units": layout.units(name) or "1"}

@@ -57,6 +57,17 @@ def truth_of(
         return lambda numbers: measure.reduce(read.take(numbers))
     if len(returned) == len(names) and layout.series and isinstance(outputs, Table):
         return lambda numbers: measure.reduce(targets(layout, read.take(numbers)))
+    if isinstance(outputs, Fields) and set(names) < set(returned):
+        # Beside the targets there is their spread, which has no truth.
+        at = [returned.index(n) for n in names]
+
+        def among(numbers: np.ndarray) -> np.ndarray:
+            own = read.take(numbers)
+            whole = np.full((*own.shape[:-1], len(returned)), np.nan, own.dtype)
+            whole[..., at] = own
+            return measure.reduce(whole)
+
+        return among
     classes = _numbers(returned if isinstance(outputs, Table) else _flags(outputs, returned))
     if classes is not None and len(names) == 1 and (isinstance(outputs, Fields) or not layout.shape):
         return lambda numbers: measure.reduce((read.take(numbers) == classes).astype("float64"))

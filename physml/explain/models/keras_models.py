@@ -119,7 +119,7 @@ def keras_model(model: Any, layout: Layout, probe: np.ndarray, names: Sequence[s
     """
     network = Network(model, layout)
     if isinstance(model, FieldModel):
-        return _adapted(network, outputs_of((*layout.shape, len(layout.targets)), layout, names))
+        return _adapted(network, outputs_of((*layout.shape, len(model.answers.targets)), model.answers, names))
     x = np.asarray(probe, network.dtype)
     try:
         raw = network.raw(ops.convert_to_tensor(x))
