@@ -50,11 +50,15 @@ class RandomFeatures:
         self.biases = params["biases"] * rng.normal(size=params["units"])
 
     def hidden(self, packed: np.ndarray) -> np.ndarray:
-        mean, std = (np.concatenate([getattr(self.scaling, w)[n].ravel() for n in SPEC.inputs]) for w in ("mean", "std"))
+        """Return the hidden layer and a constant."""
+        mean, std = (
+            np.concatenate([getattr(self.scaling, w)[n].ravel() for n in SPEC.inputs]) for w in ("mean", "std")
+        )
         act = ACTIVATIONS[self.params["activation"]]
         return np.c_[act((packed - mean) / std @ self.inner + self.biases), np.ones(len(packed))]
 
     def fit(self, train: xr.Dataset) -> "RandomFeatures":
+        """Fit the outer weights."""
         # The training part has a hole: windows are those of one piece each.
         cut = np.flatnonzero(np.diff(train.time.values) > 1) + 1
         pieces = [p for p in np.split(np.arange(train.sizes["time"]), cut) if p.size > 2]
@@ -67,6 +71,7 @@ class RandomFeatures:
         return self
 
     def predict(self, ds: xr.Dataset) -> xr.Dataset:
+        """Return forecasts of x."""
         packed = self.layout.pack(ds, "inputs")
         out = packed.isel(channel=[0]).copy(data=self.hidden(packed.values) @ self.outer)
         return self.layout.unpack(out, "targets", predicted=True)
@@ -86,7 +91,9 @@ def find(method: str, seed: int = 0, **more: Any) -> SearchResult:
     return search(RandomFeatures, SPACE, data(), spec=SPEC, method=method, **options)
 
 
-def report(claim: str, measured: Any, unit: str, target: Any, peer: str | None, peer_measured: Any, holds: bool) -> None:
+def report(
+    claim: str, measured: Any, unit: str, target: Any, peer: str | None, peer_measured: Any, holds: bool
+) -> None:
     line = {"claim": claim, "measured": measured, "unit": unit, "target": target, "peer": peer}
     print(json.dumps({**line, "peer_measured": peer_measured, "holds": bool(holds)}), flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -103,7 +104,7 @@ def blocked(ds: xr.Dataset, spec: FieldSpec, k: int, *, embargo: str | int = "wi
     length, gap, edges = _edges(ds, spec, k, k, embargo)
     dim, step = spec.sample_dim, usual_step(ds[spec.sample_dim])
     found = []
-    for i, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for i, (start, stop) in enumerate(itertools.pairwise(edges)):
         pieces = [range(0, max(start - gap, 0)), range(min(stop + gap, edges[-1]), edges[-1])]
         _check_length(f"fold {i}", "train", max(len(p) for p in pieces), length, k)
         _check_length(f"fold {i}", "validation", stop - start, length, k)
@@ -145,7 +146,7 @@ def expanding(ds: xr.Dataset, spec: FieldSpec, k: int, *, embargo: str | int = "
     """
     length, gap, edges = _edges(ds, spec, k, k + 1, embargo, least=1)
     dim, found = spec.sample_dim, []
-    for i, (start, stop) in enumerate(zip(edges[1:], edges[2:], strict=False)):
+    for i, (start, stop) in enumerate(itertools.pairwise(edges)):
         _check_length(f"fold {i}", "train", start - gap, length, k)
         _check_length(f"fold {i}", "validation", stop - start, length, k)
         train, held_out = ds.isel({dim: slice(0, start - gap)}), ds.isel({dim: slice(start, stop)})

@@ -79,7 +79,9 @@ def search_history(
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
-    elif values.size:  # a few very bad trials would hide the rest
+    elif values.size:  # the first trials may be so bad that they would hide the rest
+        late = [y[len(y) // 8 :] for _, y in ends.values()]
+        values = np.concatenate([y[np.isfinite(y)] for y in late] or [values])
         least, most = values.min(), values.max()
         room = 0.06 * (most - least) or 0.05 * abs(most) or 1.0
         ax.set_ylim(least - room, most + room)
@@ -149,7 +151,9 @@ def search_slices(
         left = i == 0 or ax.get_subplotspec() is None or ax.get_subplotspec().is_first_col()
         style.style_axes(ax, name.replace("_", " "), style.with_units(ds["score"]) if left else "", grid="both")
         if name in shares:
-            ax.set_title(f"{100 * shares[name]:.0f} % of the variance", fontsize=style.TICK, color=style.INK, loc="right")
+            ax.set_title(
+                f"{100 * shares[name]:.0f} % of the variance", fontsize=style.TICK, color=style.INK, loc="right"
+            )
     return axes[0].figure
 
 

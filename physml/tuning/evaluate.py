@@ -17,7 +17,6 @@ import xarray as xr
 from physml._errors import describe
 from physml.data.folds import Fold
 from physml.data.scaling import Scaling
-from physml.fields import FieldSpec
 from physml.layout import Layout
 from physml.tuning.sampling import seed_of
 from physml.tuning.scores import LOSS, Score, score_of, truth_of
@@ -50,7 +49,7 @@ class Job:
     batch_size: int
     patience: int | None
     learning_rate: float
-    scaling: Callable[[xr.Dataset, FieldSpec | Layout], Any] | None
+    scaling: Callable[[xr.Dataset, Any], Any] | None
     batches: Mapping[str, Any] = field(default_factory=dict)
     _scalings: dict[int, Any] = field(default_factory=dict, repr=False)
 

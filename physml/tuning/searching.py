@@ -21,7 +21,6 @@ from physml._progress import _rich
 from physml.data.folds import fold_time
 from physml.data.split import refuse_judges
 from physml.fields import FieldSpec
-from physml.layout import Layout
 from physml.provenance import digest
 from physml.tuning.evaluate import Job
 from physml.tuning.result import RESULTS, SearchResult
@@ -50,7 +49,7 @@ def search(
     batch_size: int = 32,
     patience: int | None = 5,
     learning_rate: float = 1e-3,
-    scaling: Callable[[xr.Dataset, Layout], Any] | None = None,
+    scaling: Callable[[xr.Dataset, Any], Any] | None = None,
     batches: Mapping[str, Any] | None = None,
     seed: int = 0,
     study: str | os.PathLike[str] | None = None,
@@ -173,7 +172,9 @@ def search(
                 None if budget is None else _seconds(budget, "budget"), stop_at)  # fmt: skip
     folder = None if study is None else Path(study)
     with quiet(), _cluster(workers) as client:
-        trials = _here(work, folder, resume, progress) if client is None else _there(work, folder, resume, progress, client)
+        trials = (
+            _here(work, folder, resume, progress) if client is None else _there(work, folder, resume, progress, client)
+        )
     if not any(t.state.name == "COMPLETE" for t in trials):
         raise RuntimeError(_none_scored(trials))
     return SearchResult(work, trials)

@@ -33,10 +33,10 @@ class Range:
         if self.points is not None:
             spaced = np.geomspace if self.log else np.linspace
             found = spaced(self.low, self.high, self.points)
-            return list(dict.fromkeys(int(round(v)) for v in found)) if self.whole else [float(v) for v in found]
+            return list(dict.fromkeys(round(v) for v in found)) if self.whole else [float(v) for v in found]
         if self.step is not None or (self.whole and not self.log):
             step = self.step or 1
-            count = int(math.floor((self.high - self.low) / step + 1e-9)) + 1
+            count = math.floor((self.high - self.low) / step + 1e-9) + 1
             return [int(self.low + i * step) if self.whole else float(self.low + i * step) for i in range(count)]
         refuse(
             f"search: a grid needs listed values of {name!r}",
@@ -223,7 +223,7 @@ def _entry(name: str, entry: Any) -> Range | dict[Any, Any]:
         labelled = {str(k): v for k, v in entry.items()}
     elif isinstance(entry, list | tuple):
         values = [v.item() if isinstance(v, np.generic) else v for v in entry]
-        labels = [v if isinstance(v, PLAIN) else _label(name, v) for v in values]
+        labels: list[Any] = [v if isinstance(v, PLAIN) else _label(name, v) for v in values]
         repeated = [v for i, v in enumerate(labels) if any(v == w and type(v) is type(w) for w in labels[:i])]
         if repeated:
             refuse(f"search: the choices of {name!r} repeat {repeated[0]!r}", "each once", list(entry), "remove one")

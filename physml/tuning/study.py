@@ -62,7 +62,7 @@ class Study:
         self,
         folder: Path | None,
         settings: Mapping[str, Any],
-        direction: str,
+        direction: Any,
         sampler: Any = None,
         pruner: Any = None,
         resume: bool = True,
@@ -96,6 +96,10 @@ class Study:
                 running = (optuna.trial.TrialState.RUNNING,)
                 for known in self.optuna.get_trials(deepcopy=False, states=running):
                     if known.number < n_trials and self._mine(known):
+                        if NOTE in known.user_attrs:  # it died between the note and the end
+                            note = known.user_attrs[NOTE]
+                            self.finish(known, note["outcome"], note, note.get("value"))
+                            continue
                         if self.leases.deaths(known.number) < ATTEMPTS:
                             return optuna.trial.Trial(self.optuna, known._trial_id)
                         error = f"its process died {ATTEMPTS} times (too little memory?)"
@@ -126,7 +130,9 @@ class Study:
         # Optuna learns from a pruned trial that its parameters are bad, and nothing from a failed one.
         state = {"complete": states.COMPLETE, "failed": states.FAIL}.get(outcome, states.PRUNED)
         try:
-            self.optuna._storage.set_trial_user_attr(trial._trial_id, NOTE, {**note, "outcome": outcome})
+            self.optuna._storage.set_trial_user_attr(
+                trial._trial_id, NOTE, {**note, "outcome": outcome, "value": value}
+            )
             self.optuna.tell(trial.number, value, state, skip_if_finished=True)
         except optuna.exceptions.UpdateFinishedTrialError:
             pass  # taken over while this process was held up; both have the same numbers

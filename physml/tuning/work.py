@@ -25,7 +25,7 @@ class Work:
     method: str
     n_trials: int
     prune: Any
-    direction: str
+    direction: Any
     settings: Mapping[str, Any]
     max_failures: int
     budget: float | None
@@ -64,7 +64,8 @@ class Work:
 
     def _one(self, study: Study, trial: Any) -> Exception | None:
         """Evaluate one trial and record how it ended; return the error it failed with."""
-        measured, note, value, failed = Measured(), {}, None, None
+        measured, value, failed = Measured(), None, None
+        note: dict[str, Any] = {}
         try:
             params = self.space.draw(trial)
 

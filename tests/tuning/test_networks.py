@@ -11,6 +11,7 @@ from damped import SPEC, data
 from physml import FieldModel, heads, networks
 from physml.tuning import between, search
 
+
 def build(params, scaling):
     return networks.mlp(scaling.layout, hidden=(params["units"],), activation="tanh")
 
@@ -73,9 +74,7 @@ def test_a_network_that_diverges_is_no_failure():
 @pytest.mark.long
 def test_forecasts_of_networks_and_heads_are_scored_too():
     def make(params, scaling):
-        return FieldModel(
-            networks.mlp(scaling.layout, hidden=(4,), outputs=2), scaling=scaling, head=heads.Gaussian()
-        )
+        return FieldModel(networks.mlp(scaling.layout, hidden=(4,), outputs=2), scaling=scaling, head=heads.Gaussian())
 
     result = found(make, n_trials=1, score="rmse", epochs=20)
     assert 0.8 < result.best_score < 1.6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import warnings
@@ -41,7 +42,7 @@ def test_the_score_of_a_trial_is_the_mean_over_folds_of_the_error_itself(bayesia
     np.testing.assert_allclose(ds.score, ds.score_fold.mean("fold"))
     np.testing.assert_allclose(ds.score_spread, ds.score_fold.std("fold"))
     x, edges = data().x.values, [0, 67, 133, 200]
-    for fold, (a, b) in enumerate(zip(edges, edges[1:], strict=False)):
+    for fold, (a, b) in enumerate(itertools.pairwise(edges)):
         block = x[a:b]
         error = np.sqrt(np.mean((block[1:] - float(ds.damping[t]) * block[:-1]) ** 2))
         assert float(ds.score_fold[t, fold]) == pytest.approx(error, rel=1e-12)
@@ -152,7 +153,9 @@ def test_a_score_of_ones_own_may_be_maximised():
     def correlation(forecast, truth):
         return xr.corr(forecast.x, truth.x)
 
-    result = found(score=correlation, direction="maximize", space={"damping": [-1.0, 0.5]}, method="grid", n_trials=None)
+    result = found(
+        score=correlation, direction="maximize", space={"damping": [-1.0, 0.5]}, method="grid", n_trials=None
+    )
     assert result.best == {"damping": 0.5}
     assert result.best_score > 0.5
     assert result.dataset.best.values[-1] == result.best_score
@@ -200,7 +203,9 @@ def test_a_score_that_is_not_finite_is_no_best_one():
     assert diverged.any()
     assert result.dataset.score.where(diverged, drop=True).isnull().all()
     assert np.isfinite(result.best_score)
-    with pytest.raises(RuntimeError, match=r"no trial was scored.*3 diverged; the last error: the score of fold 0 is inf"):
+    with pytest.raises(
+        RuntimeError, match=r"no trial was scored.*3 diverged; the last error: the score of fold 0 is inf"
+    ):
         found(n_trials=3, score=lambda forecast, truth: np.inf)
 
 
@@ -250,7 +255,9 @@ def test_no_trial_begins_after_the_timeout():
 
 
 def test_what_does_not_learn_is_told():
-    with pytest.raises(RuntimeError, match="build returned nothing that learns from labelled fields.*Received: NoneType"):
+    with pytest.raises(
+        RuntimeError, match=r"build returned nothing that learns from labelled fields.*Received: NoneType"
+    ):
         found(n_trials=2, make=lambda params, scaling: None)
     with pytest.raises(RuntimeError, match="only networks have a validation loss"):
         found(n_trials=2, score="val_loss")

@@ -81,6 +81,21 @@ def test_an_interrupted_trial_begins_again_with_the_same_parameters(tmp_path):
     np.testing.assert_array_equal(resumed.dataset.score_fold, found(None).dataset.score_fold)
 
 
+def test_a_trial_that_only_lacks_its_end_is_not_built_again(tmp_path, monkeypatch):
+    def dies(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("optuna.study.Study.tell", dies)
+        found(tmp_path / "s", 1)
+
+    def never(params, scaling):
+        raise AssertionError("built")
+
+    again = found(tmp_path / "s", 1, make=never).dataset
+    np.testing.assert_array_equal(again.score, found(None, 1).dataset.score)
+
+
 def test_the_half_written_line_of_a_crash_is_cut_off(tmp_path):
     whole = found(tmp_path / "s")
     with (tmp_path / "s" / "journal.log").open("a") as file:
