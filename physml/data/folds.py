@@ -146,7 +146,7 @@ def expanding(ds: xr.Dataset, spec: FieldSpec, k: int, *, embargo: str | int = "
     """
     length, gap, edges = _edges(ds, spec, k, k + 1, embargo, least=1)
     dim, found = spec.sample_dim, []
-    for i, (start, stop) in enumerate(itertools.pairwise(edges)):
+    for i, (start, stop) in enumerate(itertools.pairwise(edges[1:])):
         _check_length(f"fold {i}", "train", start - gap, length, k)
         _check_length(f"fold {i}", "validation", stop - start, length, k)
         train, held_out = ds.isel({dim: slice(0, start - gap)}), ds.isel({dim: slice(start, stop)})

@@ -334,6 +334,6 @@ def _none_scored(trials: list[Any]) -> str:
     return describe(
         "search: no trial was scored",
         expected="at least one with a finite score on every fold",
-        received=f"{counted}" + (f"; the last error: {errors[-1]}" if errors else ""),
+        received=f"{counted}" + (f"; the last error: {errors[-1].rstrip('.')}" if errors else ""),
         remedy="call build with one choice of parameters and train that model first",
     )
