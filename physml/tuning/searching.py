@@ -137,6 +137,16 @@ def search(
     RuntimeError
         After too many failures, where none was scored, and where the budget will not do.
 
+    Notes
+    -----
+    TensorFlow keeps some memory of every network it trained, about three times its weights with Adam. For hundreds of large ones give
+    *workers*: the processes of a cluster end with the search.
+
+    References
+    ----------
+    Bergstra, J., Bengio, Y. (2012), Random search for hyper-parameter optimization, JMLR 13, 281-305. Akiba, T. et al. (2019),
+    Optuna, doi:10.1145/3292500.3330701. Li, L. et al. (2018), Hyperband, JMLR 18(185), 1-52.
+
     Examples
     --------
     >>> from physml.tuning import between, search

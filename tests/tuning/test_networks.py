@@ -30,7 +30,9 @@ def test_a_network_is_scored_by_its_loss_and_made_again():
     model = result.refit(data())
     assert isinstance(model, FieldModel)
     assert model.network.layers[1].units == result.best["units"]
-    assert float(model.optimizer.learning_rate.numpy()) == pytest.approx(result.best["learning_rate"])
+    assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(
+        result.best["learning_rate"]
+    )
     np.testing.assert_allclose(found(n_trials=1).dataset.score_fold, ds.score_fold, rtol=1e-5)
 
 
