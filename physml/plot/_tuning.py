@@ -51,7 +51,7 @@ def search_history(
     >>> ds = xr.Dataset({"score": ("trial", [3.0, 2.0, 4.0]), "best": ("trial", [3.0, 2.0, 2.0])}, {"trial": range(3)})
     >>> figure = search_history(ds)
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import MaxNLocator
 
     named = results if isinstance(results, Mapping) and not isinstance(results, xr.Dataset) else {"": results}
     several = {n: [_trials(r) for r in (v if isinstance(v, Sequence) else [v])] for n, v in named.items()}
@@ -76,9 +76,7 @@ def search_history(
     values = values[np.isfinite(values)]
     if log and values.size and values.min() > 0:
         ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        _plain_numbers(ax.yaxis, values)
     elif values.size:  # the first trials may be so bad that they would hide the rest
         late = [y[len(y) // 8 :] for _, y in ends.values()]
         values = np.concatenate([y[np.isfinite(y)] for y in late] or [values])
@@ -149,11 +147,9 @@ def search_slices(
     for i, (name, ax) in enumerate(zip(names, axes, strict=False)):
         _slice(ax, ds, name, log)
         left = i == 0 or ax.get_subplotspec() is None or ax.get_subplotspec().is_first_col()
-        style.style_axes(ax, name.replace("_", " "), style.with_units(ds["score"]) if left else "", grid="both")
-        if name in shares:
-            ax.set_title(
-                f"{100 * shares[name]:.0f} % of the variance", fontsize=style.TICK, color=style.INK, loc="right"
-            )
+        label = name.replace("_", " ")
+        label += f"\n{100 * shares[name]:.0f} % of the variance" if name in shares else ""
+        style.style_axes(ax, label, style.with_units(ds["score"]) if left else "", grid="both")
     return axes[0].figure
 
 
@@ -172,13 +168,26 @@ def _slice(ax: Axes, ds: xr.Dataset, name: str, log: bool) -> None:
         x = values.values.astype("float64")
         if values.attrs.get("log"):
             ax.set_xscale("log")
+            _plain_numbers(ax.xaxis, x[np.isfinite(x)])
     ramp = LinearSegmentedColormap.from_list("late", ["#BFD9EA", style.PALETTE[0], "#00304F"])
     ax.scatter(x[scored], score[scored], c=scored, cmap=ramp, s=30, linewidth=0, zorder=2)
     if log:
         ax.set_yscale("log")
+        _plain_numbers(ax.yaxis, score[scored])
     if scored.size:
         at = int(np.flatnonzero(score == ds["best"].values[-1])[0])
-        ax.plot(x[at], score[at], "o", ms=11, mfc="none", mec=style.PALETTE[1], mew=2.4, zorder=3)
+        ax.plot(x[at], score[at], "o", ms=11, mfc="none", mec=style.PALETTE[1], mew=2.4, zorder=3, clip_on=False)
+
+
+def _plain_numbers(axis: Any, values: np.ndarray) -> None:
+    """Write 5 and 10, not powers of ten, along a short logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if not values.size or values.max() > 300 * values.min():
+        return
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _pairs(shares: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
