@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 _HOMES = {
+    "Fold": "folds",
+    "fold_time": "folds",
     "Split": "split",
     "split_time": "split",
     "Scaling": "scaling",

@@ -16,6 +16,7 @@ from physml.plot._explain_time import time_by_group
 from physml.plot._lines import curves, learning_curve
 from physml.plot._maps import error_map, maps
 from physml.plot._style import PALETTE, palette
+from physml.plot._tuning import search_history, search_slices
 
 __all__ = [
     "PALETTE",
@@ -38,6 +39,8 @@ __all__ = [
     "palette",
     "power_spectra",
     "rank_histogram",
+    "search_history",
+    "search_slices",
     "skill_horizons",
     "spread_skill",
     "time_by_group",

@@ -1,1 +1,16 @@
 """Search of hyperparameters by blocked validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES = {"search": "searching", "SearchResult": "result", "between": "space", "Range": "space"}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"physml.tuning.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'physml.tuning' has no attribute {name!r}")
