@@ -40,7 +40,8 @@ def _difference(forecast: xr.DataArray, truth: xr.DataArray) -> xr.DataArray:
 
 
 def _root(means: xr.Dataset) -> xr.DataArray:
-    return np.sqrt(means["value"])
+    root: xr.DataArray = np.sqrt(means["value"])  # type: ignore[assignment]
+    return root
 
 
 RMSE = Measure("root mean square error", _pointwise(_squared), _root)
@@ -144,7 +145,6 @@ def _anomaly_terms(
     forecast, truth = paired(forecast, truth, convert_units)
     normal = _at_times(climatology, truth, convert_units) if isinstance(climatology, xr.DataArray) else climatology
     f, o = forecast - normal, truth - normal
-    # Land is missing in the climatology too: what has no normal value has no anomaly, on either side.
     valid = o.notnull() & f.notnull()
     values = {"fo": f * o, "ff": (f * f).where(valid), "oo": (o * o).where(valid)}
     if centred:
@@ -278,7 +278,7 @@ def skill(
     if isinstance(truth, xr.Dataset):
         require_alike(forecast, truth)
         known, scored = measure_of(score)[0], {}
-        spread = known is None or known.distribution
+        spread = known is not None and known.distribution
         for name in variables(forecast, truth):
             ours, theirs = (one_variable(data, name, spread=spread) for data in (forecast, reference))
             scored[name] = skill(ours, truth[name], theirs, dim, weights, score=score)

@@ -104,7 +104,9 @@ def _normal(x: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     return xr.apply_ufunc(ndtr, x, dask="allowed"), np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
 
 
-def _crps_terms(forecast: Any, truth: xr.DataArray, *, member: str = "member", fair: bool = True, **options: Any) -> Terms:
+def _crps_terms(
+    forecast: Any, truth: xr.DataArray, *, member: str = "member", fair: bool = True, **options: Any
+) -> Terms:
     f = forecast_of(forecast, truth, member=member, **options)
     if f.kind == "gaussian":
         error, std = f.truth - f.values, f.std
@@ -219,7 +221,11 @@ def _log_terms(forecast: Any, truth: xr.DataArray, *, convert_units: bool = Fals
             f.kind,
             "score members and quantiles by physml.verify.crps, probabilities by physml.verify.brier",
         )
-    value = 0.5 * np.log(2 * np.pi * f.std**2) + 0.5 * ((f.truth - f.values) / f.std) ** 2
+    std = f.std.where(f.std > 0)
+    log: xr.DataArray = np.log(2 * np.pi * std**2)  # type: ignore[assignment]
+    value = 0.5 * (log + ((f.truth - f.values) / std) ** 2)
+    # Certain of another value than the truth: nothing is worse.
+    value = value.where((f.std != 0) | f.truth.isnull(), np.inf)
     return Terms({"value": value}, f.absent, f.truth)
 
 
@@ -266,7 +272,7 @@ def log_score(
 
 def quantile_at(f: Forecast, level: float, member: str) -> xr.DataArray:
     """Return the forecast's quantile of a level."""
-    if f.kind == "gaussian":
+    if f.std is not None:
         from scipy.special import ndtri
 
         return f.values + f.std * float(ndtri(level))
@@ -299,7 +305,9 @@ def _coverage_terms(
     if np.ndim(level) == 0:
         value = inside[0]
     else:
-        labels = xr.DataArray(np.asarray(level, "float64"), dims="level", attrs={"long_name": "nominal coverage", "units": "1"})
+        labels = xr.DataArray(
+            np.asarray(level, "float64"), dims="level", attrs={"long_name": "nominal coverage", "units": "1"}
+        )
         value = xr.concat(inside, labels.assign_coords(level=labels), coords="minimal", compat="override")
     return Terms({"value": value}, f.absent, f.truth)
 
@@ -326,7 +334,7 @@ def coverage(
         As in :func:`crps`.
     level
         Probability of the interval; several are kept along a dimension ``level``. A forecast by quantiles must have both ends
-        of each; of members the ends lie between ranks (Weibull positions), so that few members still cover *level*.
+        of each; of members the ends lie between ranks (Weibull positions): N members reach as far as N - 1 in N + 1.
     member
         Name of the dimension of the members.
 
@@ -341,9 +349,7 @@ def coverage(
     >>> coverage(forecast, xr.DataArray([1.0, 3.0], dims="x", name="t"), level=0.95).item()
     0.5
     """
-    return evaluate(
-        COVERAGE, forecast, truth, dim, weights, level=level, member=member, convert_units=convert_units
-    )
+    return evaluate(COVERAGE, forecast, truth, dim, weights, level=level, member=member, convert_units=convert_units)
 
 
 def pit(

@@ -86,7 +86,7 @@ def spread_skill(
     if squared.chunks is None and variance.chunks is not None:
         parts = [a.chunk() for a in parts]
     table = xr.apply_ufunc(
-        lambda *a: _binned(*a, len(cases), bins),
+        lambda s, v, w: _binned(s, v, w, len(cases), bins),
         *parts,
         input_core_dims=core,
         output_core_dims=[["quantity", "bin"]],
@@ -95,7 +95,9 @@ def spread_skill(
         output_dtypes=["float64"],
     )
     attrs = {"units": truth.attrs["units"]} if "units" in truth.attrs else {}
-    binned = table.isel(bin=slice(bins)).assign_coords(bin=("bin", np.arange(bins), {"long_name": "bin of spread", "units": "1"}))
+    binned = table.isel(bin=slice(bins)).assign_coords(
+        bin=("bin", np.arange(bins), {"long_name": "bin of spread", "units": "1"})
+    )
     whole = table.isel(bin=bins)
     out = xr.Dataset()
     for i, (name, long_name) in enumerate(
@@ -183,7 +185,7 @@ def rank_histogram(
     lower, ties = (above < 0).sum(member), (above == 0).sum(member)
     lot = xr.DataArray(rng.random(lower.shape), dims=lower.dims)
     rank = (lower + np.floor(lot * (ties + 1))).where(above.notnull().all(member), -1.0)
-    dims = list(rank.dims) if dim is ... else [dim] if isinstance(dim, str) else list(dim)
+    dims = dims_of(dim, rank)
     counts = xr.concat([(rank == r).sum(dims) for r in range(size + 1)], "rank", coords="minimal", compat="override")
     counts = counts.assign_coords(rank=("rank", np.arange(size + 1), {"long_name": "rank of the truth", "units": "1"}))
     flat = counts.sum("rank") / (size + 1)

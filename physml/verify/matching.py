@@ -45,7 +45,7 @@ def is_time(index: pd.Index | None) -> bool:
     return isinstance(index, pd.DatetimeIndex | xr.CFTimeIndex)
 
 
-def common_times(truth: xr.DataArray, forecast: xr.DataArray, who: str) -> xr.DataArray:
+def common_times(truth: xr.DataArray, forecast: xr.DataArray | xr.Dataset, who: str) -> xr.DataArray:
     """Return *truth* at the times that *forecast* has too."""
     for dim in truth.dims:
         ours, theirs = truth.indexes.get(dim), forecast.indexes.get(dim)
