@@ -33,8 +33,9 @@ def scorecard(
     Parameters
     ----------
     forecasts
-        Forecasts by name of the model. All are scored at the times that all have in common. NAME_std beside NAME, quantiles
-        or members are seen by the scores that take them.
+        Forecasts by name of the model. All are scored at the times that all have in common. NAME_std beside NAME and the
+        dimensions ``quantile`` and ``member`` are seen by the scores that take them; other scores see the mean of the members
+        and the quantile nearest to the median.
     truth
         The truth; its variables are scored, each for the models that have it. Dimensions that the forecasts have more (lead)
         are kept.
@@ -167,7 +168,13 @@ def _one(data: xr.Dataset | None, name: Hashable, function: Any) -> Any:
     from physml.verify.means import one_variable
 
     measure, _ = measure_of(function)
-    return None if data is None else one_variable(data, name, spread=measure is not None and measure.distribution)
+    if data is None:
+        return None
+    found = one_variable(data, name, measure)
+    if isinstance(found, xr.DataArray) and not (measure is not None and measure.distribution):
+        found = found.mean("member", skipna=False, keep_attrs=True) if "member" in found.dims else found
+        found = found.sel(quantile=0.5, method="nearest", drop=True) if "quantile" in found.dims else found
+    return found
 
 
 def _entry(

@@ -278,9 +278,8 @@ def skill(
     if isinstance(truth, xr.Dataset):
         require_alike(forecast, truth)
         known, scored = measure_of(score)[0], {}
-        spread = known is not None and known.distribution
         for name in variables(forecast, truth):
-            ours, theirs = (one_variable(data, name, spread=spread) for data in (forecast, reference))
+            ours, theirs = (one_variable(data, name, known) for data in (forecast, reference))
             scored[name] = skill(ours, truth[name], theirs, dim, weights, score=score)
         return xr.Dataset(scored, attrs=forecast.attrs)
     truth = common_times(truth, forecast, "forecast and truth")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from types import EllipsisType
 from typing import TypeVar
 
@@ -160,7 +160,7 @@ def checked_weights(weights: xr.DataArray, data: xr.DataArray) -> xr.DataArray:
     weights = same_grid(weights, data, "weight array")
     name = f" {weights.name!r}" if weights.name else ""
 
-    def check(block: np.ndarray) -> np.ndarray:
+    def check(block: np.ndarray) -> None:
         for bad, kind in ((np.isnan(block), "NaN"), (block < 0, "negative")):
             if bad.any():
                 raise ValueError(
@@ -171,13 +171,22 @@ def checked_weights(weights: xr.DataArray, data: xr.DataArray) -> xr.DataArray:
                         remedy="give masked cells the weight 0: weights.where(mask, 0)",
                     )
                 )
+
+    return checked(weights, check)
+
+
+def checked(data: xr.DataArray, check: Callable[[np.ndarray], None]) -> xr.DataArray:
+    """Return the data after *check* has seen every block: now, or when they are computed if they are lazy."""
+    if data.chunks is None:
+        check(data.values)
+        return data
+
+    def see(block: np.ndarray) -> np.ndarray:
+        check(block)
         return block
 
-    if weights.chunks is None:
-        check(weights.values)
-        return weights
     # dask tries functions on empty blocks of ones unless told the dtype and meta
-    return weights.copy(data=weights.data.map_blocks(check, dtype=weights.dtype, meta=weights.data._meta))
+    return data.copy(data=data.data.map_blocks(see, dtype=data.dtype, meta=data.data._meta))
 
 
 def paired(forecast: xr.DataArray, truth: xr.DataArray, convert: bool = False) -> tuple[xr.DataArray, xr.DataArray]:

@@ -52,6 +52,8 @@ class Measure:
         Units of the score; None: those of the truth.
     distribution
         Whether a forecast may be a Dataset that holds NAME and NAME_std.
+    probability
+        Whether it scores NAME_probability, in a Dataset that has it.
     """
 
     label: str
@@ -60,6 +62,7 @@ class Measure:
     better: str = "smaller"
     units: str | None = None
     distribution: bool = False
+    probability: bool = False
 
     def score(self, means: xr.Dataset) -> xr.DataArray:
         """Return the score of means."""
@@ -121,14 +124,18 @@ def means_of(totals: xr.Dataset) -> xr.Dataset:
 
 
 def variables(forecast: xr.Dataset, truth: xr.Dataset) -> list[Hashable]:
-    """Return the names to score: those of the forecast but for NAME_std beside NAME, which tells how sure NAME is.
+    """Return the names to score: those of the forecast but for NAME_std and NAME_probability, which tell how sure NAME is.
 
     Raises
     ------
     KeyError
         Where the truth lacks one.
     """
-    names = [n for n in forecast.data_vars if n in truth.data_vars or not _is_spread(n, forecast)]
+    names: list[Hashable] = []
+    for found in forecast.data_vars:
+        name = found if found in truth.data_vars else _owner(found, forecast, truth)
+        if name is not None and name not in names:
+            names.append(name)
     for name in names:
         if name not in truth.data_vars:
             raise KeyError(
@@ -142,8 +149,15 @@ def variables(forecast: xr.Dataset, truth: xr.Dataset) -> list[Hashable]:
     return names
 
 
-def _is_spread(name: Hashable, forecast: xr.Dataset) -> bool:
-    return str(name).endswith("_std") and str(name).removesuffix("_std") in forecast.data_vars
+def _owner(name: Hashable, forecast: xr.Dataset, truth: xr.Dataset) -> Hashable | None:
+    """Return the variable that a forecast's variable is scored for; None where another of its variables is."""
+    for suffix in ("_std", "_probability"):
+        bare = str(name).removesuffix(suffix)
+        if bare != name and bare in forecast.data_vars:
+            return None
+        if bare != name and suffix == "_probability" and bare in truth.data_vars:
+            return bare
+    return name
 
 
 def require_alike(forecast: Any, truth: Any) -> None:
@@ -159,12 +173,14 @@ def require_alike(forecast: Any, truth: Any) -> None:
         )
 
 
-def one_variable(data: Any, name: Hashable, *, spread: bool) -> Any:
-    """Return a variable of a Dataset; with its standard deviation, as a Dataset of the two, where there is one."""
+def one_variable(data: Any, name: Hashable, measure: Measure | None) -> Any:
+    """Return what a measure scores of a Dataset: the variable, it and its standard deviation, or its probability."""
     if not isinstance(data, xr.Dataset):
         return data
     both = [name, f"{name}_std"]
-    return data[both] if spread and both[1] in data.data_vars else data[name]
+    if measure is not None and measure.probability and f"{name}_probability" in data.data_vars:
+        return data[f"{name}_probability"]
+    return data[both] if measure is not None and measure.distribution and both[1] in data.data_vars else data[name]
 
 
 def evaluate(
@@ -176,14 +192,15 @@ def evaluate(
         scored = {}
         for name in variables(forecast, truth):
             each = {k: v[name] if isinstance(v, xr.Dataset) else v for k, v in arguments.items()}
-            pair = one_variable(forecast, name, spread=measure.distribution), truth[name]
+            pair = one_variable(forecast, name, measure), truth[name]
             scored[name] = evaluate(measure, *pair, dim, weights, **each)
         return xr.Dataset(scored, attrs=forecast.attrs)
     if not (measure.distribution and isinstance(forecast, xr.Dataset)):
         require_alike(forecast, truth)
     terms = measure.terms(forecast, truth, **arguments)
     score = measure.score(means_of(sums(terms, scored_dims(terms, dim), weights)))
-    name = forecast.name if isinstance(forecast, xr.DataArray) else truth.name
+    plain = isinstance(forecast, xr.DataArray) and not measure.probability
+    name = forecast.name if plain else truth.name
     return measure.describe(score, terms.truth).rename(name)
 
 

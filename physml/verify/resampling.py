@@ -150,7 +150,7 @@ def block_bootstrap(
         The dimension of time that is resampled; by default the one of *dim*, or the one with dates.
     block
         Length of the blocks in steps. None: from the data, by :func:`block_length` of each time's influence on the score (and
-        on the difference), at the length that three of four of the kept entries do not exceed. Lazy data are then read.
+        on the difference), at the length that three of four of the kept entries that vary do not exceed. Lazy data are then read.
     n, level, seed
         Number of samples, probability of the intervals, seed of the blocks.
     better
@@ -197,11 +197,10 @@ def block_bootstrap(
     if isinstance(truth, xr.Dataset):
         require_alike(forecast, truth)
         measure, _ = measure_of(score)
-        spread = measure is not None and measure.distribution
         names = variables(forecast, truth)
         found = []
         for name in names:
-            ours, theirs = (one_variable(data, name, spread=spread) for data in (forecast, reference))
+            ours, theirs = (one_variable(data, name, measure) for data in (forecast, reference))
             each = {k: v[name] if isinstance(v, xr.Dataset) else v for k, v in arguments.items()}
             found.append(_bootstrap(score, ours, truth[name], theirs, dim, weights, options, each))
         units = [str(f.score.attrs.pop("units", "")) for f in found]
@@ -239,7 +238,7 @@ def _bootstrap(
     truth = common_times(truth, forecast, "forecast and truth")
     if reference is not None:
         truth = common_times(truth, reference, "reference and truth")
-    along = _along(dim, options["along"], truth)
+    along = along_of(dim, options["along"], truth)
     measure, held = measure_of(score)
     arguments = held | arguments
     forecasts = [forecast] if reference is None else [forecast, reference]
@@ -254,12 +253,12 @@ def _bootstrap(
         kind, level = measure.better, arguments.get("level", 0.9)
         attrs = measure.describe(values[0].copy(), truth).attrs
     blocks = truth.sizes[along] / block
-    tail = _expanded(0.5 * (1 - options["level"]), blocks)
-    out = xr.Dataset({"score": values[0]} | _ends("", drawn[0], tail))
+    tail = expanded(0.5 * (1 - options["level"]), blocks)
+    out = xr.Dataset({"score": values[0]} | ends_of("", drawn[0], tail))
     if reference is not None:
         ours, theirs = (compared(v, kind, level) for v in values)
         sample = compared(drawn[0], kind, level) - compared(drawn[1], kind, level)
-        out = out.assign({"reference": values[1], "difference": ours - theirs} | _ends("difference_", sample, tail))
+        out = out.assign({"reference": values[1], "difference": ours - theirs} | ends_of("difference_", sample, tail))
         known = out.difference.notnull() & out.difference_low.notnull()
         sides = [((side) + 0.0).mean(SAMPLE) for side in (sample <= 0, sample >= 0)]
         size = options["n"]
@@ -278,7 +277,8 @@ def _bootstrap(
     return out.assign_coords(block=((), block, note))
 
 
-def _along(dim: Dims, along: str | None, truth: xr.DataArray) -> str:
+def along_of(dim: Dims, along: str | None, truth: xr.DataArray) -> str:
+    """Return the dimension of time among those that are averaged."""
     averaged = list(truth.dims) if dim is ... or dim is None else [dim] if isinstance(dim, str) else list(dim)
     if along is None:
         dates: list[Hashable] = [d for d in averaged if is_time(truth.indexes.get(d))]
@@ -303,13 +303,14 @@ def compared(value: xr.DataArray, kind: str | None, level: Any) -> xr.DataArray:
     return abs(value) if kind == "zero" else value
 
 
-def _ends(prefix: str, sample: xr.DataArray, tail: float) -> dict[str, xr.DataArray]:
+def ends_of(prefix: str, sample: xr.DataArray, tail: float) -> dict[str, xr.DataArray]:
+    """Return both ends of the interval of samples, by name."""
     sample = sample.chunk({SAMPLE: -1}) if sample.chunks is not None else sample
     ends = sample.quantile([tail, 1 - tail], SAMPLE, skipna=False)
     return {f"{prefix}{name}": ends.isel(quantile=i, drop=True) for i, name in enumerate(("low", "high"))}
 
 
-def _expanded(tail: float, blocks: float) -> float:
+def expanded(tail: float, blocks: float) -> float:
     """Return the tail of the samples at which an interval ends, after Hesterberg (2015): Student's t for the few blocks."""
     from scipy import stats
 
@@ -328,6 +329,13 @@ def starts_of(size: int, block: int, n: int, seed: int) -> np.ndarray:
     """Return n circular resamplings ``[sample, time]`` of the numbers from 0 to size - 1, in blocks."""
     first = np.random.default_rng(seed).integers(0, size, (n, -(-size // block)))
     return ((first[..., None] + np.arange(block)) % size).reshape(n, -1)[:, :size]
+
+
+def counts_of(along: str, size: int, block: int, n: int, seed: int) -> xr.DataArray:
+    """Return how often each sample holds each time, on (sample, *along*)."""
+    rows = starts_of(size, block, n, seed)
+    counts = np.stack([np.bincount(row, minlength=size) for row in rows]).astype("float64")
+    return xr.DataArray(counts, dims=(SAMPLE, along))
 
 
 def _resampled(
@@ -349,19 +357,16 @@ def _resampled(
     block, size = options["block"], truth.sizes[along]
     if block is None:
         parts = [p.compute() for p in parts]
-        block = _block(_influences(measure, parts, along), along)
-    _require_blocks(block, size)
-    rows = starts_of(size, block, options["n"], options["seed"])
-    counts = np.stack([np.bincount(row, minlength=size) for row in rows]).astype("float64")
-    drawn = xr.DataArray(counts, dims=(SAMPLE, along))
+        block = block_of(_influences(measure, parts, along), along)
+    require_blocks(block, size)
+    drawn = counts_of(along, size, block, options["n"], options["seed"])
     values = [measure.score(means_of(p.sum(along, skipna=False))) for p in parts]
-    samples = [measure.score(means_of(p.map(lambda v: _dot(drawn, v, along)))) for p in parts]
-    return values, samples, block
+    return values, [measure.score(means_of(sampled(p, along, drawn))) for p in parts], block
 
 
-def _dot(counts: xr.DataArray, values: xr.DataArray, along: str) -> xr.DataArray:
-    """Return sums over samples: a matrix product, in which a missing time makes every sample missing."""
-    return xr.dot(counts, values, dim=along, optimize=True)
+def sampled(part: xr.Dataset, along: str, drawn: xr.DataArray) -> xr.Dataset:
+    """Return sums over samples of sums by time: matrix products, in which a missing time makes every sample missing."""
+    return part.map(lambda v: xr.dot(drawn, v, dim=along, optimize=True))
 
 
 def _influences(measure: Measure, parts: list[xr.Dataset], along: str) -> list[xr.DataArray]:
@@ -374,15 +379,19 @@ def _influences(measure: Measure, parts: list[xr.Dataset], along: str) -> list[x
     return each if len(each) == 1 else [each[0], each[0] - each[1]]
 
 
-def _block(series: list[xr.DataArray], along: str) -> int:
+def block_of(series: list[xr.DataArray], along: str) -> int:
+    """Return the length that three of four entries of each series do not exceed."""
     longest = 1
     for each in series:
         lengths = block_length(each, along).values
+        # Land and empty bins do not vary and have no memory to tell of.
+        lengths = lengths[(each.std(along) > 0).transpose(*[d for d in each.dims if d != along]).values]
         longest = max(longest, int(np.ceil(np.quantile(lengths, 0.75) - 1e-9)) if lengths.size else 1)
     return longest
 
 
-def _require_blocks(block: int, size: int) -> None:
+def require_blocks(block: int, size: int) -> None:
+    """Refuse blocks of which there are not two."""
     if block > size // 2:
         what = f"the record of {size} steps does not hold two blocks"
         refuse(what, f"block <= {size // 2}", block, "pass a shorter block, or score a longer record")
@@ -413,8 +422,8 @@ def _recomputed(
             )
         rest = [d for d in dims_of(dim, truth) if d != along]
         errors = [evaluate(measure_of(mse)[0], f, truth, rest, weights).compute() for f in forecasts]  # type: ignore[arg-type]
-        block = _block(errors if len(errors) == 1 else [errors[0], errors[0] - errors[1]], along)
-    _require_blocks(block, size)
+        block = block_of(errors if len(errors) == 1 else [errors[0], errors[0] - errors[1]], along)
+    require_blocks(block, size)
 
     def take(data: Any, rows: np.ndarray) -> Any:
         if not isinstance(data, xr.DataArray | xr.Dataset) or along not in data.dims:
