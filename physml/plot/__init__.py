@@ -14,6 +14,7 @@ from physml.plot._explain_samples import beeswarm, waterfall
 from physml.plot._explain_time import time_by_group
 from physml.plot._lines import curves, learning_curve
 from physml.plot._maps import error_map, maps
+from physml.plot._probabilities import confusion, reliability, roc
 from physml.plot._scorecard import score_by_lead, scorecard
 from physml.plot._style import PALETTE, palette
 
@@ -22,6 +23,7 @@ __all__ = [
     "attribution_maps",
     "bars",
     "beeswarm",
+    "confusion",
     "consistency",
     "curves",
     "effect_curves",
@@ -37,6 +39,8 @@ __all__ = [
     "palette",
     "power_spectra",
     "rank_histogram",
+    "reliability",
+    "roc",
     "score_by_lead",
     "scorecard",
     "skill_horizons",

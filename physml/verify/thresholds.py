@@ -119,7 +119,9 @@ def _quantiles(
     weights = checked_weights(weights, data).astype("float64")
     known = [d for d in dims if d in weights.dims]
     whole = weights.chunk(dict.fromkeys(known, -1)) if weights.chunks is not None else weights
-    return data.weighted(whole).quantile(levels, dim=dims, skipna=True)
+    found = data.weighted(whole).quantile(levels, dim=dims, skipna=True)
+    # A single level loses its dimension there.
+    return found if QUANTILE in found.dims else found.drop_vars(QUANTILE, errors="ignore").expand_dims(quantile=levels)
 
 
 def _scores(count: xr.Dataset) -> xr.DataArray:

@@ -131,7 +131,7 @@ def test_thresholds_of_other_years_and_weights_are_taken():
     assert heavy.threshold.item() > np.median(truth)
 
 
-@pytest.mark.parametrize("chunks", [{"time": 11}, {"time": 20, "x": 3}])
+@pytest.mark.parametrize("chunks", [{"time": 31, "x": 3}])
 def test_lazy_equals_eager_and_computes_nothing(chunks):
     forecast, truth, weights = flags()
     rng = np.random.default_rng(2)

@@ -43,18 +43,18 @@ def test_the_crps_of_a_gaussian_is_the_integral_of_the_squared_distance_of_its_d
 def test_members_quantiles_and_the_gaussian_they_are_drawn_from_score_alike():
     truth = normal(time=30)
     forecast = gaussian(time=30)
-    levels = (np.arange(400) + 0.5) / 400
+    levels = (np.arange(100) + 0.5) / 100
     deviates = xr.DataArray(stats.norm.ppf(levels), {"quantile": levels}, ("quantile",))
     quantiles = (forecast.t + deviates * forecast.t_std).assign_attrs(forecast.t.attrs)
     exact = verify.crps(forecast, truth)
-    assert verify.crps(quantiles, truth).item() == pytest.approx(exact.item(), rel=2e-3)
+    assert verify.crps(quantiles, truth).item() == pytest.approx(exact.item(), rel=5e-3)
     members = quantiles.rename(quantile="member").drop_vars("member")
     # Quantiles at the middles of equal parts are members.
     assert verify.crps(quantiles, truth).item() == pytest.approx(
         verify.crps(members, truth, fair=False).item(), rel=1e-12
     )
-    drawn = (forecast.t + forecast.t_std * normal(9, member=4000, time=30)).assign_attrs(forecast.t.attrs)
-    assert verify.crps(drawn, truth).item() == pytest.approx(exact.item(), rel=0.01)
+    drawn = (forecast.t + forecast.t_std * normal(9, member=500, time=30)).assign_attrs(forecast.t.attrs)
+    assert verify.crps(drawn, truth).item() == pytest.approx(exact.item(), rel=0.02)
 
 
 def test_a_certain_gaussian_has_its_absolute_error_for_crps_and_an_endless_logarithmic_score():
@@ -112,8 +112,8 @@ def test_spreads_convert_without_the_zero_of_the_unit():
 
 
 def test_a_gaussian_covers_its_levels_and_an_over_confident_one_less():
-    mean = normal(1, time=20000)
-    truth = (mean + 2.0 * normal(2, time=20000)).assign_attrs(mean.attrs)
+    mean = normal(1, time=8000)
+    truth = (mean + 2.0 * normal(2, time=8000)).assign_attrs(mean.attrs)
     forecast = xr.Dataset({"t": mean, "t_std": xr.full_like(mean, 2.0)})
     levels = [0.5, 0.9, 0.95]
     covered = verify.coverage(forecast, truth, level=levels)
@@ -122,7 +122,7 @@ def test_a_gaussian_covers_its_levels_and_an_over_confident_one_less():
     assert verify.coverage(forecast.assign(t_std=forecast.t_std / 2), truth).item() == pytest.approx(
         2 * stats.norm.cdf(stats.norm.ppf(0.95) / 2) - 1, abs=0.01
     )
-    members = (mean + 2.0 * normal(3, member=19, time=20000)).assign_attrs(mean.attrs)
+    members = (mean + 2.0 * normal(3, member=19, time=8000)).assign_attrs(mean.attrs)
     assert verify.coverage(members, truth, level=0.9).item() == pytest.approx(0.9, abs=0.01)
     quantiles = xr.concat(
         [mean - 3.2897, mean, mean + 3.2897], xr.DataArray([0.05, 0.5, 0.95], dims="quantile", name="quantile")
@@ -161,7 +161,7 @@ def test_skill_of_crps_is_one_minus_the_ratio():
     assert verify.rmse(forecast, truth.to_dataset()).t.item() == verify.rmse(forecast.t, truth).item()
 
 
-@pytest.mark.parametrize("chunks", [{"time": 4}, {"time": 5, "x": 1}])
+@pytest.mark.parametrize("chunks", [{"time": 7, "x": 2}])
 def test_lazy_equals_eager_and_computes_nothing(chunks):
     forecast, truth = gaussian(time=12, x=3), normal(time=12, x=3)
     members = normal(3, member=6, time=12, x=3)
