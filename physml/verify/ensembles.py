@@ -50,7 +50,7 @@ def spread_skill(
     -------
     Dataset
         ``spread``, ``rmse`` and ``count`` on (bin); over all cases together ``total_spread``, ``total_rmse`` and ``ratio``,
-        spread over error: below one the ensemble is over-confident. Lazy where the input is; all cases of one result are
+        spread over error: below one the ensemble is over-confident. NaN where a forecast is missing and the truth is known. Lazy where the input is; all cases of one result are
         then sorted in one piece.
 
     Raises
@@ -78,7 +78,14 @@ def spread_skill(
         squared = mse(ensemble.mean(member, skipna=False, keep_attrs=True), truth, dim=())
         variance = ensemble.astype("float64").var(member, ddof=1) * (size + 1) / size
     squared, variance = xr.align(squared, variance + error_std**2, join="inner", copy=False)
-    weight = xr.ones_like(squared) if weights is None else checked_weights(weights, squared).astype("float64")
+    # Infinity stands for a forecast that is missing where the truth is known.
+    absent = squared.isnull() & truth.notnull()
+    squared, variance = squared.where(~absent, np.inf), variance.where(~absent, np.inf)
+    weight = (
+        xr.ones_like(squared, dtype="float64")
+        if weights is None
+        else checked_weights(weights, squared).astype("float64")
+    )
     cases = dims_of(dim, squared)
     core: list[Any] = [cases, cases, cases]
     parts = [a.broadcast_like(squared) for a in (squared, variance, weight)]
@@ -105,7 +112,9 @@ def spread_skill(
     ):
         out[name] = binned.isel(quantity=i).assign_attrs(long_name=long_name, **attrs)
         out[f"total_{name}"] = whole.isel(quantity=i).assign_attrs(long_name=long_name, **attrs)
-    out["count"] = binned.isel(quantity=2).astype("int64").assign_attrs(long_name="number of cases", units="1")
+    out["count"] = (
+        binned.isel(quantity=2).fillna(0).astype("int64").assign_attrs(long_name="number of cases", units="1")
+    )
     out["ratio"] = (out.total_spread / out.total_rmse).assign_attrs(long_name="spread over error", units="1")
     return out
 
@@ -117,8 +126,11 @@ def _binned(squared: np.ndarray, variance: np.ndarray, weight: np.ndarray, axes:
     out = np.empty((*lead, 3, bins + 1))
     for at in np.ndindex(*lead):
         v, s, w = (a[at] for a in flat)
-        valid = np.isfinite(v) & np.isfinite(s) & (w > 0)
+        valid = ~np.isnan(v) & ~np.isnan(s) & (w > 0)
         v, s, w = v[valid], s[valid], w[valid]
+        if np.isinf(s).any():
+            out[at] = np.nan
+            continue
         if not 1 <= bins <= v.size:
             refuse("the bins do not fit the cases", f"1 to {v.size}, the number of cases", bins, "pass bins=10")
         order = np.array_split(np.argsort(v, kind="stable"), bins)

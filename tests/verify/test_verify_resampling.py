@@ -256,3 +256,14 @@ def test_what_cannot_be_resampled_is_refused(case):
     call, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_coverage_is_compared_by_how_far_it_is_from_its_level():
+    rng = np.random.default_rng(0)
+    truth = xr.DataArray(rng.normal(size=400), dims="time", name="t")
+    narrow, right = (xr.Dataset({"t": 0 * truth, "t_std": 0 * truth + s}) for s in (0.5, 1.0))
+    found = verify.block_bootstrap(verify.coverage, right, truth, reference=narrow, block=2, n=200, level=0.9)
+    assert found.score.item() == pytest.approx(verify.coverage(right, truth).item())
+    expected = abs(found.score - 0.9) - abs(found.reference - 0.9)
+    assert found.difference.item() == pytest.approx(expected.item())
+    assert int(found.better) == 1
