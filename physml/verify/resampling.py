@@ -173,8 +173,8 @@ def block_bootstrap(
     Notes
     -----
     Intervals are percentiles of the samples, expanded as Student's t is for as many numbers as there are blocks (Hesterberg
-    2015). They hold for twenty blocks in the record or more: with less they are too narrow still. Of many intervals at once,
-    1 - *level* leave zero out by chance.
+    2015). They are somewhat narrow still, the more the fewer blocks there are: of an rmse, intervals of 95 % held the truth
+    in 92 % of records of fifty blocks, and in 88 % of records of twenty. Of many intervals at once, 1 - *level* leave zero out by chance.
 
     References
     ----------
