@@ -15,6 +15,8 @@ from physml.plot._explain_samples import beeswarm, waterfall
 from physml.plot._explain_time import time_by_group
 from physml.plot._lines import curves, learning_curve
 from physml.plot._maps import error_map, maps
+from physml.plot._probabilities import confusion, reliability, roc
+from physml.plot._scorecard import score_by_lead, scorecard
 from physml.plot._style import PALETTE, palette
 from physml.plot._tuning import search_history, search_slices
 
@@ -24,6 +26,7 @@ __all__ = [
     "bars",
     "beeswarm",
     "calibration",
+    "confusion",
     "consistency",
     "curves",
     "effect_curves",
@@ -39,6 +42,10 @@ __all__ = [
     "palette",
     "power_spectra",
     "rank_histogram",
+    "reliability",
+    "roc",
+    "score_by_lead",
+    "scorecard",
     "search_history",
     "search_slices",
     "skill_horizons",

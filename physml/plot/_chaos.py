@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from physml._errors import describe
+from physml._errors import closest, describe
 from physml.plot import _style as style
 from physml.plot._ensembles import _checked, _titled
 
@@ -120,39 +120,69 @@ def skill_horizons(
 def power_spectra(
     spectra: Mapping[str, xr.DataArray],
     *,
+    ratio_to: str | None = None,
     colors: Mapping[str, str] | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw power by wavenumber on two logarithmic axes.
+    """Draw power by wavenumber on two logarithmic axes, and below it, if asked for, over that of one of them.
 
     Parameters
     ----------
     spectra
-        What :func:`physml.assimilation.power_spectrum` returned, averaged to one dimension, by name.
+        What :func:`physml.verify.power_spectrum`, ``zonal_spectrum`` or ``isotropic_spectrum`` returned, averaged to one
+        dimension, by name. Rings that the grid does not resolve in every direction are left out.
+    ratio_to
+        Name of the spectrum, such as the truth's, to which the ratios of the others are drawn in a panel below: which scales a
+        forecast has lost.
     colors, title, ax
-        As in :func:`curves`.
+        As in :func:`curves`. *ax* takes one panel.
 
     Raises
     ------
     ValueError
-        Where nothing is given, or an array has further dimensions.
+        Where nothing is given, an array has further dimensions, or *ratio_to* is none of the names or given together with *ax*.
     """
     shades = _shades(spectra, colors, "power_spectrum")
-    ax = style.new_figure(9.5, 5.2).subplots() if ax is None else ax
+    if ratio_to is not None and (ratio_to not in spectra or ax is not None):
+        what = "axes hold one panel" if ax is not None else f"no spectrum {ratio_to!r}{closest(ratio_to, spectra)}"
+        remedy = "leave ax out" if ax is not None else "correct ratio_to"
+        raise ValueError(describe(what, expected=", ".join(spectra), received=f"{ratio_to=}", remedy=remedy))
+    panels = [ax]
+    if ax is None:
+        ratios: dict[str, Any] = {} if ratio_to is None else {"sharex": True, "height_ratios": (2.4, 1)}
+        grid = style.new_figure(9.5, 5.2 if ratio_to is None else 7.2).subplots(
+            1 if ratio_to is None else 2, 1, squeeze=False, **ratios
+        )
+        panels = list(grid[:, 0])
+    ax = panels[0]
+    assert ax is not None
+    lines = {}
     for n, (name, power) in enumerate(spectra.items()):
         if power.dims != ("wavenumber",):
             what, remedy = f"the spectrum {name!r} has not one dimension", "average over the others"
             raise ValueError(describe(what, expected="wavenumber", received=power.dims, remedy=remedy))
+        power = power.isel(wavenumber=np.flatnonzero(power["whole"].values)) if "whole" in power.coords else power
+        lines[name] = power
         ax.plot(*style.numbers(power), color=shades[name], linewidth=2.6 if n else 5.0, label=name)
-    ax.set_xscale("log")
     ax.set_yscale("log")
+    label = style.with_units(power["wavenumber"])
+    style.style_axes(ax, label if len(panels) == 1 else "", style.with_units(power), grid="both")
+    if ratio_to is not None:
+        low = panels[1]
+        assert low is not None
+        for n, (name, power) in enumerate(lines.items()):
+            low.plot(*style.numbers(power / lines[ratio_to]), color=shades[name], linewidth=2.6 if n else 5.0)
+        low.set_ylim(0, max(1.25, min(low.get_ylim()[1], 3.0)))
+        style.style_axes(low, label, f"power over\n{ratio_to}", grid="both")
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    style.style_axes(ax, style.with_units(power["wavenumber"]), style.with_units(power), grid="both")
+    panels[-1].set_xscale("log")  # type: ignore[union-attr]
+    for panel in panels:
+        assert panel is not None
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
     ax.legend(fontsize=style.LABEL, frameon=False)
     return _titled(ax, title)
 
