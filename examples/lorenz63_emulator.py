@@ -286,7 +286,7 @@ def main() -> None:
         print(f"{name} after {long} steps alone, total variation and Wasserstein distance from the truth: {words}")
 
     descended = descents(states(100 if chosen.short else 1_000, 1, 7), scaling, few)
-    kept, errors_kept = regularised(spec, states(2_000, 1, 3), 5 if chosen.short else 200)
+    kept, errors_kept = regularised(spec, states(2_000, 1, 3), 5 if chosen.short else 120)
 
     out = Path(chosen.out)
     out.mkdir(parents=True, exist_ok=True)
