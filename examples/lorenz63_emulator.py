@@ -189,20 +189,24 @@ def figure(errors, horizons, run, free, fit, descended, kept, errors_kept, path:
     upper, lower = fig.subfigures(2, 1)
     colours = {"plain": "#0072B2", "residual": "#D55E00", "linear": "#009E73"}
     one, two, three = upper.subplots(1, 3, width_ratios=(0.85, 1.1, 1.25))
-    one.plot(*run[:6_000, [0, 2]].T, color="#BDBDBD", linewidth=1.0)
-    one.plot(*free["residual"][-6_000:, [0, 2]].T, color=colours["residual"], linewidth=0.35)
-    one.set_title(f"After {len(free['residual']):,} steps alone; truth in grey", fontsize=15, loc="left")
+    one.plot(*run[:3_000, [0, 2]].T, color="#BDBDBD", linewidth=1.4)
+    one.plot(*free["residual"][-3_000:, [0, 2]].T, color=colours["residual"], linewidth=0.35)
+    one.set_title("Left alone, truth in grey", fontsize=17, loc="left", pad=14)
     one.axis("off")
     plot.curves(errors, colors=colours, title="Forecast error", label=next(iter(errors.values())).long_name, ax=two)
     two.axhline(THRESHOLD, color="#636363", linewidth=1.2, linestyle=(0, (5, 3)))
     two.set_xlabel("lead time [time units]", fontsize=14)
+    two.text(two.get_xlim()[1], THRESHOLD - 0.02, "60 %", fontsize=12, color="#636363", ha="right", va="top")
     for name, at in horizons.items():
         two.plot(at, THRESHOLD, "o", color=colours[name], markersize=9, markeredgecolor="white")
 
     three.axis("off")
-    three.set_title("Histograms of the run alone, total variation from the truth", fontsize=15, loc="left")
+    steps = len(free["plain"])
+    three.set_title(f"Histograms of {steps:,} steps alone", fontsize=17, loc="left", pad=14)
+    words = "numbers: total variation from the truth (grey)"
+    three.text(0.5, 0.08, words, fontsize=13, color="#222222", ha="center", va="top", transform=three.transAxes)
     for k, name in enumerate(COMPONENTS):
-        ax = three.inset_axes((0.02 + 0.34 * k, 0.12, 0.3, 0.78))
+        ax = three.inset_axes((0.02 + 0.34 * k, 0.32, 0.3, 0.56))
         edges = np.linspace(run[:, k].min() - 2, run[:, k].max() + 2, 61)
         ax.hist(run[:, k], edges, density=True, color="#C4C4C0")
         for label in ("plain", "residual"):
@@ -227,7 +231,7 @@ def figure(errors, horizons, run, free, fit, descended, kept, errors_kept, path:
         ax.set_title(name, fontsize=14)
 
     four, five, six = lower.subplots(1, 3, width_ratios=(1.1, 1.1, 0.85))
-    plot.learning_curve(descended, together=True, log=True, title="Descent: the same samples seen", ax=four)
+    plot.learning_curve(descended, together=True, log=True, title="Descent: as many gradients", ax=four)
     shades = plot.palette(kept)
     plot.learning_curve(kept, together=True, log=True, title="150 states with errors", colors=shades, ax=five)
     six.barh(list(errors_kept), list(errors_kept.values()), color=[shades[n] for n in errors_kept], height=0.6)
@@ -235,8 +239,8 @@ def figure(errors, horizons, run, free, fit, descended, kept, errors_kept, path:
         six.text(value, i, f" {value:.3f}", va="center", fontsize=13)
     six.invert_yaxis()
     six.set_xlim(right=1.2 * max(errors_kept.values()))
-    six.set_title("Error on true states, with", fontsize=17, loc="left", pad=14)
-    six.set_xlabel("rms error of a step over the standard deviation", fontsize=14)
+    six.set_title("Error on true states", fontsize=17, loc="left", pad=14)
+    six.set_xlabel("rms of one step [std]", fontsize=14)
     six.spines[["top", "right", "left"]].set_visible(False)
     six.tick_params(axis="y", length=0, labelsize=14)
     six.tick_params(axis="x", labelsize=12)

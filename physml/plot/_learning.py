@@ -112,7 +112,7 @@ def _by_name(history: Any) -> dict[str, Mapping[str, Sequence[float]]]:
     """Return histories by name; a single one has none."""
     found = getattr(history, "history", history)
     if isinstance(found, Mapping) and found:
-        inner = [getattr(v, "history", v) for v in found.values()]
+        inner: list[Any] = [getattr(v, "history", v) for v in found.values()]
         if all(isinstance(v, Mapping) for v in inner):
             return dict(zip(map(str, found), inner, strict=True))
     return {"": found}
@@ -180,7 +180,7 @@ def _compare(
     for name in judged:
         _ring(ax, lines[name], shades[name], told=False)
     if judged and key is None:
-        words = "solid: validation, its best epoch ringed; dashed: training"
+        words = "dashed: training; ring: best epoch"
         note(ax, words, (1, 1), (-4, -12), "right", style.TICK, xycoords="axes fraction")
 
 
@@ -195,8 +195,8 @@ def _side_by_side(
     wide = _wide(list(records.values()), ("loss", "val_loss")) if log is None else log
     n = len(records)
     figure = style.new_figure(max(9.5, 5.4 * n), 6.4 if rate else 5.2)
-    shape = {"sharex": "col", "sharey": "row", "squeeze": False}
-    axes = figure.subplots(2 if rate else 1, n, height_ratios=(3.4, 1) if rate else None, **shape)  # type: ignore[arg-type]
+    rows = {"nrows": 2, "height_ratios": (3.4, 1)} if rate else {"nrows": 1}
+    axes: Any = figure.subplots(ncols=n, sharex="col", sharey="row", squeeze=False, **rows)
     ends = [np.asarray(r[k], "float64") for r in records.values() for k in ("loss", "val_loss") if len(r.get(k, ()))]
     values = np.concatenate(ends)
     values = values[np.isfinite(values)]
