@@ -5,14 +5,15 @@
 From 15 000 states of one run, 0.05 time units apart, three models learn the next state from the present one: a linear
 regression, a network of 20, 10 and 10 tanh units, and the same network for the change in place of the state. Forecasts from 200
 states of another run are scored by their rms distance from the truth over that of two states drawn at random, which is what a
-forecast without skill comes to. The linear model is past 60 % after 0.25 time units, either network only after more than 2. Left
-alone for 50 000 steps, the networks stay on the attractor: their histograms of x, y and z are as near to the truth's as those of
-another true run, or nearly so.
+forecast without skill comes to. It passes 60 % after 0.17 time units for the linear model, after 3.0 for the plain network and
+after 3.3 for the residual one. Left alone for 50 000 steps, both networks stay on the attractor: the total variation between
+their histograms of x, y and z and the truth's is 0.03 to 0.04, of another true run 0.01 to 0.02.
 
 Then two experiments. Batch, mini-batch and stochastic descent see the same 1 000 states equally often, so that they cost the same
 number of gradients: one step an epoch, 32, and 1 000; each with the best of four learning rates. And a network of 64 and 64 units
-learns from 150 states with errors of three tenths of the standard deviation, far too few for it: what early stopping, dropout and
-batch normalisation save, by its error on true states.
+learns from 150 states with errors of three tenths of the standard deviation, far too few for it. Its error on
+true states falls from 0.16 of the standard deviation to 0.12 by early stopping and to 0.14 by dropout; batch normalisation makes
+it worse, 0.21.
 """
 
 import argparse
@@ -204,7 +205,7 @@ def figure(errors, horizons, run, free, fit, descended, kept, errors_kept, path:
     steps = len(free["plain"])
     three.set_title(f"Histograms of {steps:,} steps alone", fontsize=17, loc="left", pad=14)
     words = "numbers: total variation from the truth (grey)"
-    three.text(0.5, 0.08, words, fontsize=13, color="#222222", ha="center", va="top", transform=three.transAxes)
+    three.text(0.5, 0.01, words, fontsize=13, color="#222222", ha="center", va="top", transform=three.transAxes)
     for k, name in enumerate(COMPONENTS):
         ax = three.inset_axes((0.02 + 0.34 * k, 0.32, 0.3, 0.56))
         edges = np.linspace(run[:, k].min() - 2, run[:, k].max() + 2, 61)
@@ -290,7 +291,7 @@ def main() -> None:
         print(f"{name} after {long} steps alone, total variation and Wasserstein distance from the truth: {words}")
 
     descended = descents(states(100 if chosen.short else 1_000, 1, 7), scaling, few)
-    kept, errors_kept = regularised(spec, states(2_000, 1, 3), 5 if chosen.short else 120)
+    kept, errors_kept = regularised(spec, states(2_000, 1, 3), 5 if chosen.short else 200)
 
     out = Path(chosen.out)
     out.mkdir(parents=True, exist_ok=True)
