@@ -13,7 +13,8 @@ from physml.plot._explain_grids import effect_map, interactions
 from physml.plot._explain_maps import attribution_maps
 from physml.plot._explain_samples import beeswarm, waterfall
 from physml.plot._explain_time import time_by_group
-from physml.plot._lines import curves, learning_curve
+from physml.plot._learning import learning_curve
+from physml.plot._lines import curves
 from physml.plot._maps import error_map, maps
 from physml.plot._probabilities import confusion, reliability, roc
 from physml.plot._scorecard import score_by_lead, scorecard

@@ -1,8 +1,8 @@
-"""Curves over lead time, and learning curves."""
+"""Curves over lead time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def curves(
         dots = {"marker": "o", "markersize": 7} if len(x) <= 12 else {}
         ax.plot(x, y, color=shades[name], linewidth=2.6, solid_capstyle="round", **dots)  # type: ignore[arg-type]
     values = np.concatenate([y for _, y in lines.values()])
-    _set_scale(ax, values[np.isfinite(values)], log)
+    set_scale(ax, values[np.isfinite(values)], log)
     ax.margins(x=0.01)
     dim = first[first.dims[0]]
     x_label = "" if dim.dtype.kind in "MO" else f"{dim.name} [days]" if dim.dtype.kind == "m" else style.with_units(dim)
@@ -69,59 +69,6 @@ def curves(
     if title:
         ax.set_title(title, fontsize=style.TITLE, color=style.INK, loc="left", pad=14)
     return ax.figure  # type: ignore[return-value]
-
-
-def learning_curve(history: Any, *, title: str | None = None, ax: Axes | None = None) -> Figure:
-    """Draw the loss by epoch, in training and in validation, and mark the best epoch.
-
-    Parameters
-    ----------
-    history
-        What ``model.fit`` returns, or a mapping from ``"loss"`` and ``"val_loss"`` to one value for each epoch.
-    title, ax
-        As in :func:`curves`.
-
-    Raises
-    ------
-    ValueError
-        Where the history holds no loss.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    record: Mapping[str, Sequence[float]] = getattr(history, "history", history)
-    lines = {
-        name: xr.DataArray(
-            np.asarray(record[key], "float64"),
-            coords={"epoch": np.arange(1, len(record[key]) + 1)},
-            dims="epoch",
-            attrs={"long_name": "loss in scaled units"},
-        )
-        for name, key in (("training", "loss"), ("validation", "val_loss"))
-        if len(record.get(key, ()))
-    }
-    if "training" not in lines:
-        raise ValueError(
-            describe(
-                "the history holds no loss",
-                expected="'loss' with one value for each epoch",
-                received=", ".join(record) or "nothing",
-                remedy="pass what model.fit returned",
-            )
-        )
-    values = np.concatenate([line.values for line in lines.values()])
-    wide = bool(np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values))
-    ax = style.new_figure(9.5, 5.2).subplots() if ax is None else ax
-    figure = curves(lines, log=wide, title=title, ax=ax)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    best = lines.get("validation", lines["training"]).dropna("epoch")
-    if best.size:
-        best = best.isel(epoch=int(np.argmin(best.values)))
-        epoch, value = int(best["epoch"]), float(best)
-        ring = {"markerfacecolor": "none", "markeredgecolor": style.INK, "markeredgewidth": 2}
-        ax.plot(epoch, value, "o", markersize=11, **ring)  # type: ignore[arg-type]
-        side = "right" if epoch > 0.6 * lines["training"].size else "left"
-        _note(ax, f"best: {value:.3g} at epoch {epoch}", (epoch, value), (0, 16), side, style.TICK)
-    return figure
 
 
 def _require_fit(name: str, array: xr.DataArray, first: xr.DataArray) -> None:
@@ -138,7 +85,8 @@ def _require_fit(name: str, array: xr.DataArray, first: xr.DataArray) -> None:
         )
 
 
-def _set_scale(ax: Axes, values: np.ndarray, log: bool) -> None:
+def set_scale(ax: Axes, values: np.ndarray, log: bool) -> None:
+    """Set the scale of the vertical axis: from zero, logarithmic, or linear next to zero."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     apart = np.abs(values[values != 0])
@@ -154,7 +102,8 @@ def _set_scale(ax: Axes, values: np.ndarray, log: bool) -> None:
         ax.set_yscale("symlog", linthresh=float(10.0 ** np.floor(np.log10(apart.min()))), linscale=0.5)
 
 
-def _note(ax: Axes, text: str, at: Any, offset: tuple[float, float], ha: str, size: float, **more: Any) -> None:
+def note(ax: Axes, text: str, at: Any, offset: tuple[float, float], ha: str, size: float, **more: Any) -> None:
+    """Write a remark at a point, set off by so many points."""
     ax.annotate(text, at, xytext=offset, textcoords="offset points", ha=ha, fontsize=size, color=style.INK, **more)
 
 

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from physml import _yaml
 from physml._errors import closest, describe
 from physml.run._schema import Key, keys, problems
+from physml.training.options import OPTIMIZERS, SCHEDULES, choose
 
 _PATHS = (("data", "path"), ("output", "directory"))
 
@@ -37,6 +38,8 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Steps = Annotated[tuple[int, ...], BeforeValidator(_several)]
 Range = Annotated[tuple[Label, Label], BeforeValidator(_frozen)]
 Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Named = Annotated[str | dict[str, Any], BeforeValidator(_frozen)]
 
 
 class _Section(BaseModel):
@@ -190,30 +193,80 @@ class EarlyStopping(_Section):
     """When training stops before its last epoch."""
 
     patience: Positive
-    """epochs without a better validation loss, after which training stops and the best weights return"""
+    """epochs without a better validation loss, after which training stops"""
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """how much lower a loss must be to count as better"""
+    restore_best: bool = True
+    """end with the weights of the epoch of least validation loss, and not with the last ones"""
 
 
 class Training(_Section):
-    """How the network is trained."""
+    """How the network is trained: the arguments of physml.training.fit."""
 
     epochs: Positive = 10
     """passes over the training period"""
     batch_size: Positive = 32
     """samples in a batch"""
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    descent: Literal["mini-batch", "batch", "stochastic"] = "mini-batch"
+    """what a step sees: a batch, the whole training set (gathered from batches), or one sample"""
+    learning_rate: Rate = 1e-3
     """step of the optimizer"""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """course of the learning rate; cosine falls to zero over all epochs"""
+    schedule: Named = "constant"
+    """course of the learning rate over epochs: constant, cosine, step, exponential, cosine_restarts or plateau; with arguments {type: cosine, to: 0.01}, {type: step, every: 10, factor: 0.5}, {type: exponential, factor: 0.9}, {type: cosine_restarts, first: 10, longer: 2}, {type: plateau, patience: 3, factor: 0.5}"""
+    warmup: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """epochs before that, over which the learning rate rises in a straight line"""
     loss: str | None = None
-    """name of a Keras loss, taken in scaled units, or of a loss of the head; by default that of the head, else mse"""
-    optimizer: str = "adam"
-    """name of a Keras optimizer"""
+    """name of a Keras loss, taken in scaled units, or of a loss of the head; by default that of the head, or mse"""
+    optimizer: Named = "adam"
+    """sgd, rmsprop, adam, adamw, nadam, adamax, adagrad, adadelta or lion; with arguments {type: sgd, momentum: 0.9, nesterov: true}"""
+    clip_norm: Rate | None = None
+    """bound on the norm of the whole gradient"""
+    clip_value: Rate | None = None
+    """bound on each number of the gradient"""
     early_stopping: EarlyStopping | None = None
     """stop when the validation loss no longer falls"""
     shuffle: bool = True
     """draw samples in a new order every epoch"""
     seed: Annotated[int, Field(ge=0)] = 0
-    """seed of the initial weights and of the order of samples"""
+    """seed of the initial weights, of dropout and of the order of samples"""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """arithmetic inside the network; fields, laws and loss stay in float32"""
+    jit: bool | None = None
+    """compile the steps by XLA; by default as Keras chooses"""
+
+    @field_validator("schedule")
+    @classmethod
+    def _is_a_schedule(cls, value: Any) -> Any:
+        choose(value, SCHEDULES, "training.schedule")
+        return value
+
+    @field_validator("optimizer")
+    @classmethod
+    def _is_an_optimizer(cls, value: Any) -> Any:
+        choose(value, OPTIMIZERS, "training.optimizer")
+        return value
+
+    @model_validator(mode="after")
+    def _is_a_recipe(self) -> Training:
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ValueError(
+                describe(
+                    "training clips the gradient twice",
+                    expected="training.clip_norm or training.clip_value",
+                    received="both",
+                    remedy="remove one of the two",
+                )
+            )
+        if self.warmup >= self.epochs:
+            raise ValueError(
+                describe(
+                    "training.warmup leaves no epoch",
+                    expected=f"less than training.epochs, {self.epochs}",
+                    received=self.warmup,
+                    remedy="a shorter training.warmup",
+                )
+            )
+        return self
 
 
 class Output(_Section):
@@ -223,6 +276,10 @@ class Output(_Section):
     """folder for the model, the scores and this configuration"""
     overwrite: bool = False
     """replace what an earlier run left in that folder"""
+    checkpoint_every: Positive | None = 1
+    """epochs between two states kept in that folder while the run lasts; none keeps no state"""
+    resume: bool = False
+    """go on from the state that a killed run left in that folder, or begin where there is none"""
 
 
 class RunConfig(_Section):
@@ -275,13 +332,15 @@ class RunConfig(_Section):
                         remedy="correct the name, or add it to spec.inputs",
                     )
                 )
-        if self.training.early_stopping and self.split.boundaries is None and self.split.validation is None:
+        watching = "training.early_stopping" if self.training.early_stopping else "training.schedule: plateau"
+        waits = self.training.early_stopping or choose(self.training.schedule, SCHEDULES, "").type == "plateau"
+        if waits and self.split.boundaries is None and self.split.validation is None:
             raise ValueError(
                 describe(
-                    "training.early_stopping has no validation period to watch",
+                    f"{watching} has no validation period to watch",
                     expected="split.validation or split.boundaries",
                     received="only split.train",
-                    remedy="add split.validation, or remove training.early_stopping",
+                    remedy=f"add split.validation, or remove {watching}",
                 )
             )
         return self

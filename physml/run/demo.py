@@ -188,7 +188,8 @@ def train_networks(
         PROJECTED: {"increment": True, "constraints": LAWS},
         TRANSPORT: {"head": head},
     }
-    models, histories = {}, {}
+    models: dict[str, FieldModel] = {}
+    histories: dict[str, dict[str, list[float]]] = {}
     with display() as progress:
         for name, options in kinds.items():
             channels = head.channels(scaling.layout) if "head" in options else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from physml.run import prepare
 from physml.run.config import RunConfig, digest, dump
 from physml.stream import check_target, key_of, stream
 from physml.timeaxis import as_label
-from physml.training import fit
+from physml.training import History, fit
 
 MODEL, HISTORY, SCORES, CONFIG = "model.keras", "history.json", "scores.json", "run.yaml"
+STATE = "training.npz"
+"""State of a run that is not done, from which it goes on."""
 CLIMATOLOGY = "climatology of "
 IN_MEMORY = 2e9
 """Size of the tensors of a period [bytes] up to which its data are read once and kept."""
@@ -99,13 +102,14 @@ def make_model(
     head = None if config.head is None else make_head({"type": config.head.type, **config.head.arguments})
     if isinstance(head, Distribution) and train is not None:
         head = head.fit(train, layout)
-    network = build(
-        config.network.name,
-        layout,
-        outputs=None if head is None else head.channels(layout),
-        boundary=config.network.boundary,
-        **config.network.arguments,
-    )
+    with _arithmetic(config.training.precision):
+        network = build(
+            config.network.name,
+            layout,
+            outputs=None if head is None else head.channels(layout),
+            boundary=config.network.boundary,
+            **config.network.arguments,
+        )
     return FieldModel(
         network,
         scaling=scaling,
@@ -132,10 +136,24 @@ def make_model(
     )
 
 
+@contextlib.contextmanager
+def _arithmetic(precision: str) -> Iterator[None]:
+    """Let Keras build layers that compute in this precision."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
     """Train as the configuration says, and write model, history, scores and configuration into its output folder.
 
-    Everything is written to a folder beside the output first and moved there when it is whole.
+    Everything is written to a folder beside the output first and moved there when it is whole. While the run lasts, the output
+    folder keeps its state, from which it goes on with ``output.resume=true`` when it was killed.
 
     Parameters
     ----------
@@ -152,11 +170,14 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
     Raises
     ------
     FileExistsError
-        Where the output folder holds a model and ``output.overwrite`` is false.
+        Where the output folder holds a model, or the state of a run that was stopped, and neither ``output.overwrite`` nor
+        ``output.resume`` is true.
+    ValueError
+        Where that state is of another configuration.
     """
     import keras
 
-    target = Path(config.output.directory)
+    target, out = Path(config.output.directory), config.output
     if (target / MODEL).exists() and not config.output.overwrite:
         raise FileExistsError(
             describe(
@@ -164,6 +185,16 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
                 expected="a new folder",
                 received=str(target / MODEL),
                 remedy="choose another output.directory, or output.overwrite=true",
+            )
+        )
+    state = target / STATE
+    if state.exists() and not (out.resume or out.overwrite):
+        raise FileExistsError(
+            describe(
+                f"a run into output.directory {str(target)!r} was stopped",
+                expected="output.resume=true to go on, or output.overwrite=true to begin again",
+                received=str(state),
+                remedy="say one of the two",
             )
         )
     settings = config.training
@@ -191,6 +222,8 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
         for n in ("train", "validation")
     )
     assert batches is not None
+    if not out.resume:
+        state.unlink(missing_ok=True)
     try:
         history = fit(
             model,
@@ -199,13 +232,23 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
             epochs=settings.epochs,
             learning_rate=settings.learning_rate,
             schedule=settings.schedule,
+            warmup=settings.warmup,
             optimizer=settings.optimizer,
             loss=settings.loss,
-            patience=None if settings.early_stopping is None else settings.early_stopping.patience,
+            clip_norm=settings.clip_norm,
+            clip_value=settings.clip_value,
+            descent=settings.descent,
+            seed=settings.seed,
+            jit="auto" if settings.jit is None else settings.jit,
+            checkpoint=None if out.checkpoint_every is None else state,
+            checkpoint_every=out.checkpoint_every or 1,
+            resume=out.resume and out.checkpoint_every is not None,
             title=config.network.name,
+            **({} if settings.early_stopping is None else dict(settings.early_stopping)),
         )
     except BaseException:
-        if new:
+        # A state that is there is what the run goes on from.
+        if new and not any(target.iterdir()):
             target.rmdir()
         raise
     last = {k: v[-1] for k, v in history.items()}
@@ -213,9 +256,10 @@ def train(config: RunConfig, say: Callable[[str], None] = print) -> Path:
     # The model is safe before anything else is done with it.
     with adding_to(target) as made:
         model.save(made / MODEL)
-        (made / HISTORY).write_text(json.dumps(history, indent=1))
+        history.save(made / HISTORY)
         (made / CONFIG).write_text(dump(config))
         _draw(history, made / "learning_curve.png")
+    state.unlink(missing_ok=True)
     say(f"wrote {target / MODEL}")
     judged = next(n for n in ("test", "validation", "train") if n in parts)
     scores = {"part": judged, **score(model, parts[judged])}
@@ -263,7 +307,7 @@ def _in_memory(ds: xr.Dataset, spec: FieldSpec) -> xr.Dataset:
     return ds[names].load() if sum(packed) <= IN_MEMORY else ds
 
 
-def _draw(history: dict[str, list[float]], path: Path) -> None:
+def _draw(history: History, path: Path) -> None:
     try:
         from physml.plot import learning_curve
 

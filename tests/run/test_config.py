@@ -113,6 +113,37 @@ def test_free_arguments_survive_the_round_trip(arguments):
     assert config.digest(again) == config.digest(run)
 
 
+def test_the_recipe_of_the_training_has_arguments_by_name():
+    run = config.parse(
+        changed(
+            training={
+                "optimizer": {"type": "sgd", "momentum": 0.9, "nesterov": True},
+                "schedule": {"type": "plateau", "patience": 3, "factor": 0.5},
+                "warmup": 2,
+                "clip_norm": 1.0,
+                "descent": "batch",
+                "precision": "mixed_bfloat16",
+                "early_stopping": {"patience": 4, "min_delta": 1e-3, "restore_best": False},
+            }
+        ),
+        ["training.optimizer.momentum=0.8"],
+    )
+    training = run.training
+    assert training.optimizer == {"type": "sgd", "momentum": 0.8, "nesterov": True}
+    assert training.schedule["type"] == "plateau" and training.warmup == 2.0
+    assert dict(training.early_stopping) == {"patience": 4, "min_delta": 1e-3, "restore_best": False}
+    assert config.parse(config.dump(run)) == run
+
+
+def test_the_help_names_every_optimizer_and_schedule():
+    from physml.training import DESCENTS, OPTIMIZERS, SCHEDULES
+
+    keys = {k.path: k for k in config.schema()}
+    for path, names in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
+        assert all(name in keys[f"training.{path}"].meaning for name in names)
+    assert keys["training.descent"].type == " | ".join(DESCENTS)
+
+
 def test_the_digest_depends_on_the_content_and_on_nothing_else():
     run = config.parse(RUN)
     backwards = {
@@ -225,7 +256,51 @@ BAD = {
     "an infinite rate": (changed(training={"learning_rate": float("inf")}), r"training.learning_rate .*finite number"),
     "an unknown schedule": (
         changed(training={"schedule": "cosin"}),
-        r"training.schedule .*'constant' or 'cosine'.*'cosin'",
+        r"training.schedule 'cosin' is not known; did you mean 'cosine'\?.*one of constant, step, .*'cosin'",
+    ),
+    "a schedule that lacks an argument": (
+        changed(training={"schedule": {"type": "step", "every": 10}}),
+        r"training.schedule 'step' lacks factor. Expected: factor: a number above 0, at most 1",
+    ),
+    "a schedule with an argument of another": (
+        changed(training={"schedule": {"type": "cosine", "factor": 0.5}}),
+        r"training.schedule 'cosine' has no argument 'factor'.*Expected: among to",
+    ),
+    "an unknown optimizer": (
+        changed(training={"optimizer": "adanw"}),
+        r"training.optimizer 'adanw' is not known; did you mean 'adamw'\?",
+    ),
+    "a momentum above one": (
+        changed(training={"optimizer": {"type": "sgd", "momentum": 9}}),
+        r"training.optimizer.momentum has a wrong value. Expected: a number of at least 0, at most 1. Received: 9 \(int\)",
+    ),
+    "an optimizer without a name": (
+        changed(training={"optimizer": {"momentum": 0.9}}),
+        r"training.optimizer is not understood. Expected: a name, or \{type: name",
+    ),
+    "an optimizer that is a number": (changed(training={"optimizer": 3}), r"training.optimizer has a wrong value"),
+    "two bounds on the gradient": (
+        changed(training={"clip_norm": 1.0, "clip_value": 1.0}),
+        r"training clips the gradient twice. Expected: training.clip_norm or training.clip_value",
+    ),
+    "a warm-up without end": (
+        changed(training={"epochs": 3, "warmup": 3}),
+        r"training.warmup leaves no epoch. Expected: less than training.epochs, 3. Received: 3",
+    ),
+    "an unknown descent": (
+        changed(training={"descent": "minibatch"}),
+        r"training.descent .*'mini-batch', 'batch' or 'stochastic'.*'minibatch'",
+    ),
+    "an unknown precision": (
+        changed(training={"precision": "float16"}),
+        r"training.precision .*'mixed_bfloat16' or 'mixed_float16'.*'float16'",
+    ),
+    "a plateau that nobody watches": (
+        changed(
+            training={"early_stopping": None, "schedule": {"type": "plateau", "patience": 2, "factor": 0.5}},
+            split={**SPLIT, "train": ["1960", "1990"]},
+        ),
+        r"training.schedule: plateau has no validation period to watch",
     ),
     "an unknown boundary": (
         changed(network={"boundary": {"lon": "wrap"}}),

@@ -188,6 +188,47 @@ def test_a_bad_run_is_one_clear_message_on_the_command_line(folder, capsys, over
     assert not (folder / "bad").exists()
 
 
+def test_a_run_that_was_killed_is_gone_on_with_and_never_begun_again_unasked(folder, monkeypatch):
+    from physml.training import checkpoint
+
+    recipe = ["training.epochs=2", "training.schedule=cosine", "training.learning_rate=1e-3"]
+    killed_in = [*recipe, "training.warmup=1", f"output.directory={folder / 'killed'}"]
+    whole = train(config.load(folder / "run.yaml", [*killed_in, f"output.directory={folder / 'whole'}"]))
+    written = checkpoint.Checkpoint.on_epoch_end
+
+    def killed(self, epoch, logs=None):
+        written(self, epoch, logs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(checkpoint.Checkpoint, "on_epoch_end", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config.load(folder / "run.yaml", killed_in))
+    assert [p.name for p in (folder / "killed").iterdir()] == ["training.npz"]
+    with pytest.raises(FileExistsError, match=r"was stopped. Expected: output.resume=true to go on"):
+        train(config.load(folder / "run.yaml", killed_in))
+    with pytest.raises(ValueError, match=r"other settings. Expected: warmup 1.0"):
+        train(config.load(folder / "run.yaml", [*killed_in, "training.warmup=0", "output.resume=true"]))
+    out = train(config.load(folder / "run.yaml", [*killed_in, "output.resume=true"]))
+    ours, theirs = (json.loads((p / "history.json").read_text()) for p in (out, whole))
+    assert len(ours["loss"]) == 2 and not (out / "training.npz").exists()
+    np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-6)
+    assert config.digest(config.load(out / "run.yaml")) == config.digest(config.load(whole / "run.yaml"))
+
+
+@pytest.mark.long
+def test_a_recipe_reaches_the_optimizer_and_the_network(folder):
+    recipe = (
+        "training={optimizer: {type: sgd, momentum: 0.9}, precision: mixed_bfloat16, descent: batch, batch_size: 16, "
+        "clip_norm: 1.0, epochs: 2, jit: false}"
+    )
+    out = train(config.load(folder / "run.yaml", [recipe, f"output.directory={folder / 'recipe'}"]))
+    model = load(out / "model.keras")
+    assert model.optimizer.momentum == 0.9 and model.optimizer.global_clipnorm == 1.0
+    assert {layer.compute_dtype for layer in model.network.layers} >= {"bfloat16", "float32"}
+    assert model.compute_dtype == "float32"
+
+
 def test_years_may_be_numbers_and_ranges_keep_an_embargo(folder):
     said = []
     split = "split={train: [1985, 1992], validation: [1993, 1994], test: [1995, 1997], embargo: 6}"
