@@ -26,11 +26,6 @@ class Scored(keras.Model):
     _valid_out: np.ndarray | None
     _valid_targets: np.ndarray | None
 
-    @property
-    def default_loss(self) -> str | None:
-        """The loss to train with where none is named; None: that of the head."""
-        return None if isinstance(self.head, Distribution) else "mse"
-
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
         """Compile as ``keras.Model.compile`` does.
 
