@@ -47,7 +47,23 @@ _HOMES = {
     "RelativeHumidity": "constraints.nonlinear",
     "Transport": "constraints.transport",
 }
-_ROOMS = ("assimilation", "constraints", "data", "explain", "grid", "networks", "plot", "report", "testbeds", "verify")
+_ROOMS = (
+    "assimilation",
+    "constraints",
+    "data",
+    "explain",
+    "grid",
+    "heads",
+    "learners",
+    "losses",
+    "networks",
+    "plot",
+    "report",
+    "testbeds",
+    "training",
+    "tuning",
+    "verify",
+)
 __all__ = sorted([*_HOMES, *_ROOMS])
 
 if TYPE_CHECKING:

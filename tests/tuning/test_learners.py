@@ -8,8 +8,6 @@ from damped import SPEC, data
 from physml import learners
 from physml.tuning import between, search
 
-pytest.importorskip("physml.learners.forest")
-
 
 def test_the_ridge_of_least_error_is_no_great_one():
     def build(params, scaling):
