@@ -70,6 +70,7 @@ def unpack(layout: Layout, array: xr.DataArray, role: Role = "targets", *, predi
     sample = spec.sample_dim
     valid = layout.valid(role) if predicted and spec.mask is not None else None
     several = len({o for n in getattr(spec, role) for o in spec.offsets(role, n)}) > 1
+    lead = _lead_name(layout, several)
     out: dict[str, xr.DataArray] = {}
     base = array.drop_vars([n for n in ("channel",) if n in array.coords])
     for name in getattr(spec, role):
@@ -80,14 +81,14 @@ def unpack(layout: Layout, array: xr.DataArray, role: Role = "targets", *, predi
             da = da.where(xr.Variable((*layout.space, "channel"), valid[..., where]))
         leading = da.dims[:-1]
         data = da.data.reshape(*da.shape[:-1], len(offsets), *(len(v) for v in known.levels.values()))
-        fresh = xr.DataArray(data, dims=(*leading, "lead", *known.levels), coords=da.coords)
+        fresh = xr.DataArray(data, dims=(*leading, lead, *known.levels), coords=da.coords)
         if np.issubdtype(known.dtype, np.floating) or not predicted:
             if not np.issubdtype(known.dtype, np.floating):
                 fresh = fresh.round()
             fresh = fresh.astype(known.dtype)
-        fresh = fresh.assign_coords(lead=list(offsets)) if several else fresh.isel(lead=0)
+        fresh = fresh.assign_coords({lead: list(offsets)}) if several else fresh.isel({lead: 0})
         if not predicted:  # what packing repeated along dimensions that the variable lacks
-            still = (sample, "lead", *layout.members) if sample not in known.dims else ()
+            still = (sample, lead, *layout.members) if sample not in known.dims else ()
             fresh = fresh.isel(
                 {d: 0 for d in (*still, *layout.space) if d in fresh.dims and d not in known.dims}, drop=True
             )
@@ -97,11 +98,28 @@ def unpack(layout: Layout, array: xr.DataArray, role: Role = "targets", *, predi
             {n: c for n, c in layout.statics.coords.items() if set(c.dims) <= set(fresh.dims) and n not in fresh.coords}
         )
         order = [d for d in known.dims if d in fresh.dims]
-        order = [*(str(d) for d in fresh.dims if d not in order and d != "lead"), *order]
-        if "lead" in fresh.dims:
-            order.insert(order.index(sample) + 1, "lead")
+        order = [*(str(d) for d in fresh.dims if d not in order and (d != lead or not several)), *order]
+        if lead in fresh.dims:
+            order.insert(order.index(sample) + 1, lead)
         out[name] = fresh.transpose(*order).assign_attrs(known.attrs)
     return _dated(layout, xr.Dataset(out), role)
+
+
+def _lead_name(layout: Layout, several: bool) -> str:
+    """Return the name of the dimension of several target offsets; another where data without them use that name."""
+    taken = {*layout.space, *layout.members, *(d for v in layout.variables.values() for d in v.levels)}
+    if "lead" not in taken:
+        return "lead"
+    if several:
+        raise ValueError(
+            describe(
+                "the data have a dimension 'lead', which several target offsets need",
+                expected="another name of that dimension, or one target offset",
+                received=f"dimensions {sorted(taken)}",
+                remedy="ds.rename(lead='months')",
+            )
+        )
+    return "_lead"
 
 
 def _dated(layout: Layout, ds: xr.Dataset, role: Role) -> xr.Dataset:

@@ -176,3 +176,13 @@ def test_what_does_not_lie_on_the_grid_is_refused(sst, spec, words):
     sst["other"] = (("y", "x"), np.ones((3, 4)))
     with pytest.raises(ValueError, match=words):
         FieldSpec(**({"inputs": "temp", "targets": "temp"} | spec)).bind(sst)
+
+
+def test_a_level_may_be_called_lead_where_there_is_one_target_offset():
+    ds = xr.Dataset({"x": (("time", "lead"), np.arange(12.0).reshape(4, 3))}, {"time": np.arange(4), "lead": [1, 3, 6]})
+    layout = FieldSpec("x", "x", levels="lead").bind(ds)
+    back = layout.unpack(layout.pack(ds, "targets"), "targets")
+    xr.testing.assert_identical(back.x, ds.x)
+    several = FieldSpec("x", "x", levels="lead", target_offsets=(0, 1)).bind(ds)
+    with pytest.raises(ValueError, match=r"a dimension 'lead', which several target offsets need.*rename"):
+        several.unpack(several.pack(ds, "targets"), "targets")

@@ -106,11 +106,11 @@ def sums(terms: Terms, dims: Iterable[Hashable], weights: xr.DataArray | None) -
     dims, absent = [d for d in dims if d in like.dims], terms.absent
     valid = like.notnull()
     if weights is None:
-        found = {name: term.sum(dims, skipna=True) for name, term in terms.values.items()}
+        found = {name: term.fillna(0.0).sum(dims) for name, term in terms.values.items()}
         found[COUNT] = valid.sum(dims).astype("float64")
     else:
         weights = checked_weights(weights, like).astype("float64")
-        found = {name: (term * weights).sum(dims, skipna=True) for name, term in terms.values.items()}
+        found = {name: (term * weights).fillna(0.0).sum(dims) for name, term in terms.values.items()}
         found[COUNT] = weights.where(valid, 0.0).sum(dims)
         absent = absent & (weights > 0)
     lost = absent.any([d for d in dims if d in absent.dims])

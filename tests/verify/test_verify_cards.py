@@ -106,3 +106,15 @@ def test_what_makes_no_card_is_refused():
         verify.scorecard(models, truth, ["rmsee"])
     with pytest.raises(ValueError, match="unknown score 'total'"):
         verify.scorecard(models, truth, ["total"])
+
+
+def test_a_lead_without_truth_is_missing_alone():
+    truth = xr.Dataset(
+        {"t": (("time", "lead"), np.arange(24.0).reshape(12, 2))}, {"time": np.arange(12), "lead": [1, 6]}
+    )
+    forecasts = {"a": truth + 1.0, "b": truth + 2.0}
+    truth = truth.where(truth.lead < 6)
+    card = verify.scorecard(forecasts, truth, ["rmse"], reference="b", bootstrap={"block": 2, "n": 20, "seed": 0})
+    found = card.value.squeeze(drop=True).sortby("model")
+    assert found.sel(lead=1).values.tolist() == [1.0, 2.0]
+    assert bool(found.sel(lead=6).isnull().all())
