@@ -15,7 +15,7 @@ from physml._errors import describe
 from physml.data._scaling_graph import ScalingGraph
 from physml.fields import FieldSpec
 from physml.heads import _flags
-from physml.heads.distribution import Distribution, answering, folded, unfolded
+from physml.heads.distribution import Distribution, answering, folded, refuse_taken, unfolded
 from physml.layout import Layout, Variable
 
 
@@ -176,6 +176,7 @@ class Classes(Distribution):
         spec = layout.spec
         answered: dict[str, Variable] = {}
         targets = {self.name: spec.targets[0]} if self.onehot else {n: n for n in spec.targets}
+        refuse_taken(layout, [*([self.name] if self.onehot else []), *(f"{n}_probability" for n in targets)])
         for n, like in targets.items():
             known = layout.variables[like]
             if self.onehot:

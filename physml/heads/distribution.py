@@ -220,6 +220,20 @@ def answering(
     )
 
 
+def refuse_taken(layout: Layout, names: Sequence[str]) -> None:
+    """Refuse targets that have a name which the head gives to what it answers beside them."""
+    taken = [n for n in names if n in layout.spec.targets]
+    if taken:
+        raise ValueError(
+            describe(
+                f"the head would answer {taken[0]!r}, which is the name of a target",
+                expected="a name of its own",
+                received=repr(taken[0]),
+                remedy="rename the target",
+            )
+        )
+
+
 def spread_along(layout: Layout, dim: str, labels: Sequence[Any], attrs: Mapping[str, Any]) -> Layout:
     """Return a layout whose targets have one dimension more, beside the samples: quantiles, or members.
 
