@@ -320,7 +320,13 @@ def _to_netcdf(fields: xr.Dataset, store: Path, made: Path, sample_dim: str, reg
             missing = da.encoding.get("_FillValue", np.nan if array.dtype.kind == "f" else None)
             make: Any = file.createVariable
             variable = make(
-                str(name), array.dtype.name, da.dims, compression="zlib", complevel=1, chunksizes=chunks, fill_value=missing
+                str(name),
+                array.dtype.name,
+                da.dims,
+                compression="zlib",
+                complevel=1,
+                chunksizes=chunks,
+                fill_value=missing,
             )
             extra = [str(c) for c in da.coords if c not in da.dims]
             attrs = {k: int(v) if isinstance(v, bool | np.bool_) else v for k, v in da.attrs.items() if v is not None}

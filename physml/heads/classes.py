@@ -299,9 +299,15 @@ class Classes(Distribution):
             found[str(n)] = {"accuracy": float(right.mean()), "balanced_accuracy": float(np.nanmean(by_class))}
         return found
 
-    def finish(self, fields: xr.Dataset) -> xr.Dataset:
-        """Return labelled answers whose classes are stored as integers."""
+    def finish(self, fields: xr.Dataset, averaged: bool = False) -> xr.Dataset:
+        """Return labelled answers whose classes are stored as integers; where averaged, the class of the mean probability."""
         for n in (self.name,) if self.onehot else tuple(self._variables):
+            if averaged:
+                p = fields[f"{n}_probability"]
+                likely = p.fillna(0.0).argmax(self.dim)
+                number = sum((likely == k) * v for k, v in enumerate(self._numbers))
+                fields[n] = fields[n].copy(data=number.where(fields[n].notnull()).transpose(*fields[n].dims).data)
+                fields[n] = fields[n].astype(p.dtype)
             known = next(iter(self._variables.values())) if self.onehot else self._variables[n]
             kind, missing = _flags.storage(known, self._numbers)
             fields[n].encoding.update(dtype=kind, _FillValue=missing)

@@ -78,8 +78,8 @@ class Distribution(Head, kind=True):
         """Return the one forecast of each target that scores compare with the truth, from labelled answers."""
         return fields
 
-    def finish(self, fields: xr.Dataset) -> xr.Dataset:
-        """Return labelled answers with what is said about how they are to be stored."""
+    def finish(self, fields: xr.Dataset, averaged: bool = False) -> xr.Dataset:
+        """Return labelled answers with what is said about how they are to be stored; *averaged* over tiles that overlap."""
         return fields
 
     def loss_arguments(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from physml._errors import closest, describe, is_count, refuse
 from physml.data.batches import Batches, EpochOf
 from physml.heads.distribution import Distribution
-from physml.training.callbacks import Plateau, Record, Rise, Show, Stopping, display
+from physml.training.callbacks import Finite, Plateau, Record, Rise, Show, Stopping, display
 from physml.training.checkpoint import Checkpoint, put_back, read
 from physml.training.descent import single, whole_set
 from physml.training.history import History
@@ -206,7 +206,7 @@ def fit(
             verbose=0,
             callbacks=[
                 EpochOf(batches),
-                keras.callbacks.TerminateOnNaN(),
+                Finite(),
                 *rise,
                 Record(history),
                 *watching.values(),

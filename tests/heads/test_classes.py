@@ -64,6 +64,21 @@ def test_a_prediction_written_region_by_region_holds_the_same_flags(flagged, unt
         assert np.isnan(file.regime_probability.where(~flagged.wet)).all()
 
 
+def test_tiles_that_overlap_answer_the_class_of_their_mean_probability(flagged):
+    ds = flagged.assign(regime=flagged.regime.clip(min=1).assign_attrs(FLAGS))
+    scaling = Scaling.fit(ds, FieldSpec("x", "regime"))
+    start = keras.Input((None, None, 1))
+    bent = keras.initializers.RandomNormal(stddev=2, seed=0)
+    end = keras.layers.Conv2D(3, 3, padding="same", kernel_initializer=bent)(start)
+    model = FieldModel(keras.Model(start, end), scaling=scaling, head=Classes())
+    options = {"tiles": {"lat": 2, "lon": 3}, "halo": {"lat": 1}, "blend": True}
+    out = predict(model, ds, **options)
+    assert (out.regime.dtype, out.regime.encoding["dtype"]) == ("float32", "int8")
+    likely = out.regime_probability.argmax("category")
+    np.testing.assert_array_equal(out.regime, np.array([1, 2, 4])[likely])
+    np.testing.assert_allclose(out.regime_probability.sum("category"), 1, rtol=1e-6)
+
+
 def test_a_target_may_not_have_the_name_of_an_answer(flagged, untrained):
     ds = flagged.assign(regime_probability=flagged.regime, z_std=flagged.x, z=flagged.x)
     with pytest.raises(ValueError, match="would answer 'regime_probability', which is the name of a target"):

@@ -125,3 +125,20 @@ def test_a_run_that_diverges_says_so_and_leaves_no_state(make, batches, tmp_path
     with pytest.raises(ValueError, match=r"training diverged in epoch 1.*a finite loss"):
         fit(make(), batches(8), epochs=3, learning_rate=1e30, optimizer="sgd", checkpoint=tmp_path / "state.npz")
     assert not list(tmp_path.iterdir())
+
+
+def test_no_callback_makes_keras_wait_for_the_loss_of_every_batch(make, batches, monkeypatch):
+    seen = []
+    made = keras.callbacks.CallbackList.__init__
+
+    def noted(self, *args, **kwargs):
+        made(self, *args, **kwargs)
+        seen.append(self)
+
+    monkeypatch.setattr(keras.callbacks.CallbackList, "__init__", noted)
+    fit(make(), batches(8), epochs=1)
+    assert len(seen[0].callbacks) > 3
+    hooks = ("on_batch_end", "on_train_batch_end")
+    for callback in seen[0].callbacks:
+        plain = all(getattr(getattr(callback, hook), "_is_default", False) for hook in hooks)
+        assert plain or callback.async_safe, type(callback).__name__
