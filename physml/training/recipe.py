@@ -84,7 +84,8 @@ def fit(
         Of everything random that Keras does in training, dropout above all: the same seed, data and initial weights give the
         same history. None: go on with what Keras would draw next.
     checkpoint, checkpoint_every
-        File that keeps the state of the run, and epochs between two states.
+        File that keeps the state of the run, and epochs between two states. A state takes some hundredths of a second, most of it
+        until the disk has it: where an epoch is not much longer, let several pass.
     resume
         Go on from that file where it is there; the same numbers come out as without the interruption.
     jit, steps_per_execution
