@@ -58,8 +58,10 @@ def waves(n: int, seed: int) -> xr.Dataset:
     return xr.Dataset({"x": ("sample", x.astype("float32")), "y": ("sample", y.astype("float32"))})
 
 
-def learn(ds: xr.Dataset, kind: str, loss: str, *, steps: int, rate: float, hidden=(32, 32), seed: int = 0):
-    """Return a trained model of y from x."""
+def learn(
+    ds: xr.Dataset, kind: str, loss: str, *, steps: int, rate: float, hidden=(32, 32), seed: int = 0, repeats: int = 1
+):
+    """Return a trained model of y from x; an epoch sees every sample *repeats* times, as short epochs cost more than their steps."""
     import keras
 
     from physml import FieldModel, FieldSpec, Scaling, heads, networks
@@ -80,6 +82,7 @@ def learn(ds: xr.Dataset, kind: str, loss: str, *, steps: int, rate: float, hidd
     model.compile(keras.optimizers.Adam(falling), loss, steps_per_execution=50)
     x, y = (scaling.layout.pack(ds, role).values for role in ("inputs", "targets"))
     batch = 256 if len(x) > 256 * 4 else len(x) // 4
+    x, y = (np.tile(v, (repeats, *(1,) * (v.ndim - 1))) for v in (x, y))
     model.fit(x, y, batch_size=batch, epochs=max(1, steps * batch // len(x)), verbose=0)
     return model
 
@@ -130,7 +133,7 @@ def trap(loss: str, steps: int = 12_000, seed: int = 0) -> float:
     """Return the error of the mean of the waves."""
     from physml import predict
 
-    model = learn(waves(1000, seed), *LOSSES[loss], steps=steps, rate=3e-3, hidden=(50, 50), seed=seed)
+    model = learn(waves(1000, seed), *LOSSES[loss], steps=steps, rate=3e-3, hidden=(50, 50), seed=seed, repeats=25)
     points = xr.Dataset({"x": ("sample", np.linspace(0.05, 5.95, 1000, dtype="float32"))})
     off = mean(predict(model, points, batch_size=1000)).values - 0.4 * np.sin(2 * np.pi * points.x.values)
     return float(np.sqrt(np.mean(off**2)))

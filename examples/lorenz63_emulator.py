@@ -6,14 +6,15 @@ From 15 000 states of one run, 0.05 time units apart, three models learn the nex
 regression, a network of 20, 10 and 10 tanh units, and the same network for the change in place of the state. Forecasts from 200
 states of another run are scored by their rms distance from the truth over that of two states drawn at random, which is what a
 forecast without skill comes to. It passes 60 % after 0.17 time units for the linear model, after 3.0 for the plain network and
-after 3.3 for the residual one. Left alone for 50 000 steps, both networks stay on the attractor: the total variation between
+after 3.3 for the residual one. Over the standard deviation of the climate, smaller than that distance by the root of two, the same
+errors pass 60 % after 0.11, 2.1 and 2.8. Left alone for 50 000 steps, both networks stay on the attractor: the total variation between
 their histograms of x, y and z and the truth's is 0.03 to 0.04, of another true run 0.01 to 0.02.
 
 Then two experiments. Batch, mini-batch and stochastic descent see the same 1 000 states equally often, so that they cost the same
 number of gradients: one step an epoch, 32, and 1 000; each with the best of four learning rates. And a network of 64 and 64 units
 learns from 150 states with errors of three tenths of the standard deviation, far too few for it. Its error on
-true states falls from 0.16 of the standard deviation to 0.12 by early stopping and to 0.14 by dropout; batch normalisation makes
-it worse, 0.21.
+true states falls from 0.155 of the standard deviation to 0.115 by early stopping and to 0.145 by dropout; batch normalisation makes
+it worse, 0.22.
 """
 
 import argparse
@@ -75,6 +76,15 @@ def growth(model, truth: xr.Dataset, apart: float) -> xr.DataArray:
     error = np.sqrt(((array(forecast) - array(truth)[1:]) ** 2).sum(-1).mean(1)) / apart
     lead = xr.Variable("lead", DT * np.arange(1, steps + 1), {"long_name": "lead time", "units": "1"})
     return xr.DataArray(error, {"lead": lead}, "lead", attrs={"long_name": "error over distance of random states"})
+
+
+def horizon(error: xr.DataArray, threshold: float) -> float | None:
+    """Return the lead time at which an error first passes a threshold, between steps by a straight line; None: never."""
+    above = np.flatnonzero(error.values > threshold)
+    if not above.size:
+        return None
+    k, values = int(above[0]), np.r_[0.0, error.values]
+    return DT * (k + (threshold - values[k]) / (values[k + 1] - values[k]))
 
 
 def histograms(found: np.ndarray, truth: np.ndarray) -> dict[str, tuple[float, float]]:
@@ -257,7 +267,7 @@ def main() -> None:
     import physml
     from physml.training import fit
 
-    samples, epochs, few, long = (2_000, 2, 3, 2_000) if chosen.short else (15_000, 60, 20, 50_000)
+    samples, epochs, few, long = (2_000, 2, 3, 2_000) if chosen.short else (15_000, 60, 12, 50_000)
     run, truth = states(samples, 1, 0), states(20 if chosen.short else 120, 200, 1)
     climate = array(run)[:, 0]
     apart = float(np.sqrt(2 * climate.var(0).sum()))
@@ -274,13 +284,13 @@ def main() -> None:
     errors = {name: growth(model, truth, apart) for name, model in models.items()}
     horizons = {}
     for name, error in errors.items():
-        above = np.flatnonzero(error.values > THRESHOLD)
-        if not above.size:
+        # Two states drawn at random are the root of two standard deviations apart.
+        at, strict = (horizon(error, level) for level in (THRESHOLD, THRESHOLD / 2**0.5))
+        if at is None:
             print(f"{name}: error below 60 % in all forecasts")
             continue
-        k, values = int(above[0]), np.r_[0.0, error.values]
-        horizons[name] = DT * (k + (THRESHOLD - values[k]) / (values[k + 1] - values[k]))
-        print(f"{name}: error below 60 % for {horizons[name]:.2f} time units")
+        horizons[name] = at
+        print(f"{name}: error below 60 % for {at:.2f} time units; of the standard deviation for {strict:.2f}")
 
     long_run = array(states(long, 1, 5))[:, 0]
     free = {name: alone(models[name], climate[-1], long) for name in ("plain", "residual")}
@@ -291,7 +301,7 @@ def main() -> None:
         print(f"{name} after {long} steps alone, total variation and Wasserstein distance from the truth: {words}")
 
     descended = descents(states(100 if chosen.short else 1_000, 1, 7), scaling, few)
-    kept, errors_kept = regularised(spec, states(2_000, 1, 3), 5 if chosen.short else 200)
+    kept, errors_kept = regularised(spec, states(2_000, 1, 3), 5 if chosen.short else 150)
 
     out = Path(chosen.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -212,7 +212,7 @@ def figure(
     fig.suptitle(
         "Regimes of the surface heat budget, told from weather and sun without a flux", fontsize=21, x=0.01, ha="left"
     )
-    fig.savefig(path, dpi=110)
+    fig.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.15)
     plt.close(fig)
 
 

@@ -81,7 +81,7 @@ def predict(
     if tiles is not None:
         planned = plan(model, tiles, halo, periodic, blend=blend)
         out = map_tiles(model, packed, planned, batch_size)
-        fields = _stamped(_labelled(model, out), ds, model, f"predict by tiles {planned.tiles}")
+        fields = _stamped(_labelled(model, out, blend), ds, model, f"predict by tiles {planned.tiles}")
         return fields.assign_attrs(planned.attrs)
     if halo is not None or periodic or blend:
         raise ValueError(
@@ -128,10 +128,10 @@ def persistence(layout: Layout, ds: xr.Dataset) -> xr.Dataset:
     return fields[names]
 
 
-def _labelled(model: FieldModel, out: xr.DataArray) -> xr.Dataset:
-    """Return the answers of a model by name."""
+def _labelled(model: FieldModel, out: xr.DataArray, averaged: bool = False) -> xr.Dataset:
+    """Return the answers of a model by name; *averaged* over tiles that overlap."""
     fields = model.answers.unpack(out, "targets", predicted=True)
-    return model.head.finish(fields) if isinstance(model.head, Distribution) else fields
+    return model.head.finish(fields, averaged) if isinstance(model.head, Distribution) else fields
 
 
 def _stamped(fields: xr.Dataset, ds: xr.Dataset, model: FieldModel, action: str) -> xr.Dataset:

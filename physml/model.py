@@ -18,7 +18,6 @@ from physml.constraints.base import Constraint
 from physml.constraints.combine import Constraints
 from physml.constraints.layer import concatenate
 from physml.data._scaling_graph import ScalingGraph
-from physml.data.batches import Batches, EpochOf
 from physml.data.scaling import Scaling
 from physml.fields import FieldSpec
 from physml.heads.base import Head, make_head
@@ -354,36 +353,6 @@ class FieldModel(Scored):
     def scaled_targets(self, y: Any, x: Any) -> Any:
         """Return physical targets ``[batch, *space, target channel]`` in scaled units, masked cells 0; *x* tells the month."""
         return self._masked(self._scale.targets(self._masked(ops.cast(y, self.compute_dtype)), self._physical(x)))
-
-    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Train as ``keras.Model.fit`` does; :class:`physml.Batches` keep their own order, that of their seed and the epoch."""
-        given = [b for b in (x, kwargs.get("validation_data")) if isinstance(b, Batches)]
-        for batches in given:
-            batches.failure = None
-            batches.check = self.head.check if isinstance(self.head, Distribution) else None
-            if self.free_size or self.missing == "mean":
-                batches.fill = float("nan")  # this model tells masked and missing cells by NaN
-        data = x
-        if isinstance(x, Batches):
-            kwargs["shuffle"] = False  # Keras would reorder whole batches by the global random state
-            kwargs["callbacks"] = [EpochOf(x), *keras.tree.flatten(kwargs.get("callbacks") or [])]
-            own = type(x).__getitem__ is not Batches.__getitem__  # a subclass that changes what Keras asks for
-            if keras.backend.backend() == "tensorflow" and not kwargs.get("steps_per_epoch") and not own:
-                data = x.tf_data()
-        held_out = kwargs.get("validation_data")
-        if (
-            isinstance(held_out, Batches)
-            and keras.backend.backend() == "tensorflow"
-            and type(held_out).__getitem__ is Batches.__getitem__
-        ):
-            kwargs["validation_data"] = held_out.tf_data(epoch=held_out.epoch)  # the same at every epoch
-        try:
-            return super().fit(data, *args, **kwargs)
-        except Exception as error:  # TensorFlow wraps what a reader raises, trace and all
-            cause = next((b.failure for b in given if b.failure is not None), None)
-            if cause is not None and cause is not error:
-                raise cause from error
-            raise
 
     def whole_grid_reason(self) -> str | None:
         """Return why an output cell depends on the whole grid whatever the network, or None; see :mod:`physml.sizes`."""

@@ -1,4 +1,4 @@
-"""What losses and metrics of a FieldModel see: targets and answers in scaled units, masked cells left out."""
+"""How a FieldModel is trained, and what its losses and metrics see: scaled units, masked cells left out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from physml.data.batches import Batches, EpochOf
 from physml.heads.distribution import Distribution
 from physml.sizes import on_grid, valid_cells, weighed
 
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 
 class Scored(keras.Model):
-    """The part of a :class:`physml.FieldModel` that compiles it and compares its answers with the truth."""
+    """The part of a :class:`physml.FieldModel` that compiles and trains it, and compares its answers with the truth."""
 
     head: Head | None
     loss_units: str
+    missing: str
     free_size: bool
     _scale: ScalingGraph
     _valid_out: np.ndarray | None
@@ -43,6 +45,36 @@ class Scored(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if getattr(self, "optimizer", None) is not None:
             self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as ``keras.Model.fit`` does; :class:`physml.Batches` keep their own order, that of their seed and the epoch."""
+        given = [b for b in (x, kwargs.get("validation_data")) if isinstance(b, Batches)]
+        for batches in given:
+            batches.failure = None
+            batches.check = self.head.check if isinstance(self.head, Distribution) else None
+            if self.free_size or self.missing == "mean":
+                batches.fill = float("nan")  # this model tells masked and missing cells by NaN
+        data = x
+        if isinstance(x, Batches):
+            kwargs["shuffle"] = False  # Keras would reorder whole batches by the global random state
+            kwargs["callbacks"] = [EpochOf(x), *keras.tree.flatten(kwargs.get("callbacks") or [])]
+            own = type(x).__getitem__ is not Batches.__getitem__  # a subclass that changes what Keras asks for
+            if keras.backend.backend() == "tensorflow" and not kwargs.get("steps_per_epoch") and not own:
+                data = x.tf_data()
+        held_out = kwargs.get("validation_data")
+        if (
+            isinstance(held_out, Batches)
+            and keras.backend.backend() == "tensorflow"
+            and type(held_out).__getitem__ is Batches.__getitem__
+        ):
+            kwargs["validation_data"] = held_out.tf_data(epoch=held_out.epoch)  # the same at every epoch
+        try:
+            return super().fit(data, *args, **kwargs)
+        except Exception as error:  # TensorFlow wraps what a reader raises, trace and all
+            cause = next((b.failure for b in given if b.failure is not None), None)
+            if cause is not None and cause is not error:
+                raise cause from error
+            raise
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

@@ -316,13 +316,21 @@ def _to_netcdf(fields: xr.Dataset, store: Path, made: Path, sample_dim: str, reg
                 if dim not in file.dimensions:
                     file.createDimension(str(dim), n)
             chunks = [1 if d == sample_dim else c[0] for d, c in da.variable.chunksizes.items()]
-            fill = {"fill_value": np.nan} if da.dtype.kind == "f" else {}
+            array: Any = source[str(name)]
+            missing = da.encoding.get("_FillValue", np.nan if array.dtype.kind == "f" else None)
             make: Any = file.createVariable
-            variable = make(str(name), da.dtype, da.dims, compression="zlib", complevel=1, chunksizes=chunks, **fill)
+            variable = make(
+                str(name),
+                array.dtype.name,
+                da.dims,
+                compression="zlib",
+                complevel=1,
+                chunksizes=chunks,
+                fill_value=missing,
+            )
             extra = [str(c) for c in da.coords if c not in da.dims]
             attrs = {k: int(v) if isinstance(v, bool | np.bool_) else v for k, v in da.attrs.items() if v is not None}
             variable.setncatts({**attrs, **({"coordinates": " ".join(extra)} if extra else {})})
-            array: Any = source[str(name)]
             for region in regions:
                 at = tuple(region if d == sample_dim else slice(None) for d in da.dims)
                 variable[at] = array[at]

@@ -59,7 +59,8 @@ def flags_of(name: str, known: Variable, values: Sequence[Any] | None, labels: S
 
 def check_classes(name: str, numbers: Sequence[Any], names: Sequence[str]) -> None:
     """Refuse classes that are fewer than two, named twice, or not as many as their names."""
-    if len(numbers) < 2 or len(numbers) != len(names) or len({*numbers}) < len(numbers) or len({*names}) < len(names):
+    alike = len({*numbers}) < len(numbers) or len({*names}) < len(names) or not np.isfinite(list(numbers)).all()
+    if len(numbers) < 2 or len(numbers) != len(names) or alike:
         raise ValueError(
             describe(
                 f"Classes: numbers and names of the classes of {name!r} do not fit",
@@ -104,6 +105,8 @@ def class_shares(
 ) -> np.ndarray:
     """Return which share of the valid cells, weighted by area, each class takes; one pass over the data.
 
+    Cells whose value is missing count for no class.
+
     Raises
     ------
     ValueError
@@ -117,7 +120,7 @@ def class_shares(
     )
     area = xr.DataArray(weights, dims=layout.space)
     area = area.mean([d for d in layout.space if d not in fields[0].dims]).where(valid, 0.0)
-    size = area.broadcast_like(fields[0])
+    size = area.broadcast_like(fields[0]).where(fields[0].notnull(), 0.0)
     if onehot:
         found = [((f == 1) * size).sum() for f in fields]
     else:
@@ -182,7 +185,7 @@ def weights_by_class(given: Mapping[str, float], names: Sequence[str]) -> list[f
 
 
 def _number(value: Any) -> int | float:
-    return int(value) if float(value) == int(value) else float(value)
+    return int(value) if float(value).is_integer() else float(value)
 
 
 def _fits(numbers: Sequence[Any], kind: str) -> bool:

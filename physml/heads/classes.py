@@ -15,7 +15,7 @@ from physml._errors import describe
 from physml.data._scaling_graph import ScalingGraph
 from physml.fields import FieldSpec
 from physml.heads import _flags
-from physml.heads.distribution import Distribution, answering, folded, unfolded
+from physml.heads.distribution import Distribution, answering, folded, refuse_taken, unfolded
 from physml.layout import Layout, Variable
 
 
@@ -176,6 +176,7 @@ class Classes(Distribution):
         spec = layout.spec
         answered: dict[str, Variable] = {}
         targets = {self.name: spec.targets[0]} if self.onehot else {n: n for n in spec.targets}
+        refuse_taken(layout, [*([self.name] if self.onehot else []), *(f"{n}_probability" for n in targets)])
         for n, like in targets.items():
             known = layout.variables[like]
             if self.onehot:
@@ -298,9 +299,17 @@ class Classes(Distribution):
             found[str(n)] = {"accuracy": float(right.mean()), "balanced_accuracy": float(np.nanmean(by_class))}
         return found
 
-    def finish(self, fields: xr.Dataset) -> xr.Dataset:
-        """Return labelled answers whose classes are stored as integers."""
+    def finish(self, fields: xr.Dataset, averaged: bool = False) -> xr.Dataset:
+        """Return labelled answers whose classes are stored as integers; where averaged, the class of the mean probability."""
         for n in (self.name,) if self.onehot else tuple(self._variables):
+            if averaged:
+                p = fields[f"{n}_probability"]
+                likely = p.fillna(0.0).argmax(self.dim)
+                number = xr.zeros_like(fields[n])
+                for k, v in enumerate(self._numbers):
+                    number = xr.where(likely == k, v, number, keep_attrs=False)
+                found = number.where(fields[n].notnull()).transpose(*fields[n].dims).astype(p.dtype)
+                fields[n] = found.assign_attrs(fields[n].attrs)
             known = next(iter(self._variables.values())) if self.onehot else self._variables[n]
             kind, missing = _flags.storage(known, self._numbers)
             fields[n].encoding.update(dtype=kind, _FillValue=missing)

@@ -78,8 +78,8 @@ class Distribution(Head, kind=True):
         """Return the one forecast of each target that scores compare with the truth, from labelled answers."""
         return fields
 
-    def finish(self, fields: xr.Dataset) -> xr.Dataset:
-        """Return labelled answers with what is said about how they are to be stored."""
+    def finish(self, fields: xr.Dataset, averaged: bool = False) -> xr.Dataset:
+        """Return labelled answers with what is said about how they are to be stored; *averaged* over tiles that overlap."""
         return fields
 
     def loss_arguments(self) -> dict[str, Any]:
@@ -218,6 +218,20 @@ def answering(
         variables={**layout.variables, **variables},
         statics=layout.statics.drop_vars(list(along or {}), errors="ignore").assign_coords(along or {}),
     )
+
+
+def refuse_taken(layout: Layout, names: Sequence[str]) -> None:
+    """Refuse targets that have a name which the head gives to what it answers beside them."""
+    taken = [n for n in names if n in layout.spec.targets]
+    if taken:
+        raise ValueError(
+            describe(
+                f"the head would answer {taken[0]!r}, which is the name of a target",
+                expected="a name of its own",
+                received=repr(taken[0]),
+                remedy="rename the target",
+            )
+        )
 
 
 def spread_along(layout: Layout, dim: str, labels: Sequence[Any], attrs: Mapping[str, Any]) -> Layout:

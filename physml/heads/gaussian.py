@@ -14,7 +14,7 @@ from keras import ops
 from physml import losses
 from physml._errors import closest, describe
 from physml.data._scaling_graph import ScalingGraph
-from physml.heads.distribution import Distribution, answering
+from physml.heads.distribution import Distribution, answering, refuse_taken
 from physml.layout import Layout
 
 SIGMAS = ("learned", "constant")
@@ -86,6 +86,7 @@ class Gaussian(Distribution):
 
     def answers(self, layout: Layout) -> Layout:
         """Return the layout of means and standard deviations."""
+        refuse_taken(layout, [f"{n}_std" for n in layout.spec.targets])
         found = {}
         for n in layout.spec.targets:
             known = layout.variables[n]

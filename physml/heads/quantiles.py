@@ -53,8 +53,8 @@ class Quantiles(Distribution):
 
     losses: ClassVar[Mapping[str, Callable[..., Any]]] = {"pinball": losses.pinball, "crps": losses.quantile_crps}
 
-    def __init__(self, levels: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95), dim: str = "quantile") -> None:
-        self.levels, self.dim = tuple(float(v) for v in levels), str(dim)
+    def __init__(self, levels: float | Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95), dim: str = "quantile") -> None:
+        self.levels, self.dim = tuple(float(v) for v in np.atleast_1d(levels)), str(dim)
         ends = (0.0, *self.levels, 1.0)
         if not self.levels or not all(a < b for a, b in itertools.pairwise(ends)):
             raise ValueError(

@@ -11,7 +11,7 @@ import xarray as xr
 from keras import ops
 
 from physml import losses
-from physml._errors import describe
+from physml._errors import is_count, refuse
 from physml.data._scaling_graph import ScalingGraph
 from physml.heads.distribution import Distribution, each, folded, spread_along, unfolded
 from physml.layout import Layout
@@ -51,8 +51,8 @@ class Samples(Distribution):
     losses: ClassVar[Mapping[str, Callable[..., Any]]] = {"crps": losses.ensemble_crps, "fair_crps": losses.fair_crps}
 
     def __init__(self, n: int, dim: str = "member") -> None:
-        if int(n) != n or n < 2:
-            raise ValueError(describe("Samples: too few members", expected="n >= 2", received=n, remedy="Samples(10)"))
+        if not is_count(n) or n < 2:
+            refuse("Samples: too few members", "a whole number n >= 2", repr(n), "Samples(10)")
         self.n, self.dim = int(n), str(dim)
 
     def channels(self, layout: Layout) -> int:

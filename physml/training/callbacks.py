@@ -26,23 +26,32 @@ def display() -> Progress:
     )
 
 
+class Finite(keras.callbacks.TerminateOnNaN):
+    """Stops a run whose loss is not finite."""
+
+    async_safe = True
+    """Keras need not wait for the loss of every batch before it begins the next."""
+
+
 class Show(keras.callbacks.Callback):
     """Moves one line of a rich display along with the batches."""
+
+    async_safe = True
+    """As in :class:`Finite`; the display may be moved from any thread."""
 
     def __init__(self, progress: Progress, title: str, epochs: int, batches: int, done: int = 0) -> None:
         super().__init__()
         self.progress = progress
         self.task = progress.add_task(title, total=epochs * batches, completed=done * batches, loss="")
-        self.epochs, self.batches, self.before = epochs, batches, -1
+        self.epochs, self.batches, self.before = epochs, batches, done * batches
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Count from the first batch."""
-        self.before = -1
+        self.before = epoch * self.batches
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Move on by the batches since the last call: Keras may run several at once."""
-        self.progress.advance(self.task, batch - self.before)
-        self.before = batch
+        """Move to this batch: Keras may run several at once."""
+        self.progress.update(self.task, completed=self.before + batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Tell the losses."""

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from physml._errors import closest, describe, is_count, refuse
 from physml.data.batches import Batches, EpochOf
 from physml.heads.distribution import Distribution
-from physml.training.callbacks import Plateau, Record, Rise, Show, Stopping, display
+from physml.training.callbacks import Finite, Plateau, Record, Rise, Show, Stopping, display
 from physml.training.checkpoint import Checkpoint, put_back, read
 from physml.training.descent import single, whole_set
 from physml.training.history import History
@@ -84,7 +84,8 @@ def fit(
         Of everything random that Keras does in training, dropout above all: the same seed, data and initial weights give the
         same history. None: go on with what Keras would draw next.
     checkpoint, checkpoint_every
-        File that keeps the state of the run, and epochs between two states.
+        File that keeps the state of the run, and epochs between two states. A state takes some hundredths of a second, most of it
+        until the disk has it: where an epoch is not much longer, let several pass.
     resume
         Go on from that file where it is there; the same numbers come out as without the interruption.
     jit, steps_per_execution
@@ -206,7 +207,7 @@ def fit(
             verbose=0,
             callbacks=[
                 EpochOf(batches),
-                keras.callbacks.TerminateOnNaN(),
+                Finite(),
                 *rise,
                 Record(history),
                 *watching.values(),

@@ -26,7 +26,7 @@ def test_a_network_of_zeros_answers_mean_and_spread_of_the_training_data(sea):
     }
 
 
-@pytest.mark.parametrize("loss", ["nll", "beta_nll", "crps"])
+@pytest.mark.parametrize("loss", ["nll", *(pytest.param(n, marks=pytest.mark.long) for n in ("beta_nll", "crps"))])
 def test_a_constant_sigma_becomes_the_root_mean_square_error_and_is_saved(loss, tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(512, 8)).astype("float32")
@@ -88,7 +88,7 @@ def test_arguments_that_mean_nothing_are_refused(sea, untrained):
         Gaussian("constent")
     with pytest.raises(ValueError, match="the least standard deviation is not above zero"):
         Gaussian(least=0)
-    with pytest.raises(ValueError, match=r"Samples: too few members. Expected: n >= 2. Received: 1"):
+    with pytest.raises(ValueError, match=r"Samples: too few members. Expected: a whole number n >= 2. Received: 1"):
         Samples(1)
     with pytest.raises(ValueError, match=r"not Gaussian in its own units.*or the head Quantiles"):
         untrained(sea, SPEC, Gaussian(), method={"y": "log"})

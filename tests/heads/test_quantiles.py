@@ -90,6 +90,7 @@ def test_a_dimension_that_the_data_have_is_refused(sea):
         Quantiles(dim="lat").answers(SPEC.bind(sea))
 
 
+@pytest.mark.long
 def test_training_separates_the_quantiles_of_skewed_noise():
     rng = np.random.default_rng(0)
     y = rng.gamma(2.0, size=(256, 16)).astype("float32")

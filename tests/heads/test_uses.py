@@ -63,7 +63,9 @@ output: {directory: out}
 """
 
 
-@pytest.mark.parametrize("kind", ["Gaussian", "Quantiles", "Classes"])
+@pytest.mark.parametrize(
+    "kind", ["Gaussian", *(pytest.param(n, marks=pytest.mark.long) for n in ("Quantiles", "Classes"))]
+)
 def test_a_run_from_a_configuration_uses_the_loss_of_the_head(sea, tmp_path, kind):
     regime = (sea.x > 0).astype("int8").assign_attrs(flag_values=[0, 1], flag_meanings="cold hot")
     sea[["x", "y"]].assign(regime=regime).to_netcdf(tmp_path / "data.nc")

@@ -33,7 +33,9 @@ def by_hand(loss, weights, valid):
     return (loss * weights).sum() / (np.broadcast_to(weights * valid, loss.shape)).sum()
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(
+    "kind", ["gaussian", "quantiles", *(pytest.param(n, marks=pytest.mark.long) for n in ("constant", "samples"))]
+)
 def test_the_loss_is_the_area_weighted_mean_over_valid_cells(sea, untrained, kind):
     head, name, formula = HEADS[kind]
     spec = FieldSpec("x", "y", mask="wet", area="area")
@@ -118,7 +120,9 @@ def test_an_increment_has_the_spread_of_the_change(sea, untrained):
     np.testing.assert_allclose(out.y.values, sea.y.values + np.where(sea.wet, change, np.nan), rtol=1e-6)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "focal", "brier"])
+@pytest.mark.parametrize(
+    "loss", ["cross_entropy", *(pytest.param(n, marks=pytest.mark.long) for n in ("focal", "brier"))]
+)
 def test_losses_of_classes_are_weighted_by_area_and_by_class(sea, untrained, loss):
     regime = (1 + (sea.x > -0.5) + (sea.x > 0.6)).astype("int8").where(sea.wet, 0).astype("int8")
     ds = sea.assign(regime=regime.assign_attrs(flag_values=np.int8([1, 2, 3]), flag_meanings="cold mild hot"))

@@ -51,7 +51,7 @@ def test_stochastic_descent_takes_a_step_for_every_sample(make, batches):
 
 def test_one_seed_makes_one_history(make, batches):
     def run(seed):
-        return fit(make(0.5), batches(8, shuffle=True, seed=1), batches(16, 1), epochs=2, seed=seed)
+        return fit(make(0.5), batches(8, shuffle=True, seed=1), epochs=2, seed=seed)
 
     first = run(3)
     keras.utils.set_random_seed(99)  # what happened before does not matter
@@ -89,6 +89,7 @@ def test_a_head_brings_its_loss_and_any_keras_model_may_come(scaling, batches):
     assert epochs == [0, 1] and {"mae", "val_mae"} < set(history)
 
 
+@pytest.mark.long
 def test_float16_trains_with_a_scaled_loss(scaling, batches):
     start = keras.Input((3, 1))
     half = keras.layers.Dense(4, "tanh", dtype="mixed_float16")(start)
@@ -125,3 +126,16 @@ def test_a_run_that_diverges_says_so_and_leaves_no_state(make, batches, tmp_path
     with pytest.raises(ValueError, match=r"training diverged in epoch 1.*a finite loss"):
         fit(make(), batches(8), epochs=3, learning_rate=1e30, optimizer="sgd", checkpoint=tmp_path / "state.npz")
     assert not list(tmp_path.iterdir())
+
+
+def test_no_callback_makes_keras_wait_for_the_loss_of_every_batch(make, batches, monkeypatch):
+    seen = []
+    model = make()
+    monkeypatch.setattr(type(model), "fit", lambda self, *data, **options: seen.extend(options["callbacks"]))
+    with pytest.raises(ValueError, match="diverged"):  # nothing was trained
+        fit(model, batches(8), epochs=1)
+    assert len(seen) > 3
+    hooks = ("on_batch_end", "on_train_batch_end")
+    for callback in seen:
+        plain = all(getattr(getattr(callback, hook), "_is_default", False) for hook in hooks)
+        assert plain or callback.async_safe, type(callback).__name__
