@@ -105,8 +105,10 @@ def climate(layout: Layout, ds: xr.Dataset, by: str | None, days: int = 1) -> St
     values = own_dates(layout, tuple(layout.spec.targets))
     arrays = _blocks.packed(values, ds, ("inputs",), whole_window=False)
     sample = layout.spec.sample_dim
-    group = _cycle.groups_of(arrays[0][sample], by) if by is not None else np.zeros(arrays[0].sizes[sample], int)
-    n = _cycle.GROUPS[by]
+    group, n = np.zeros(arrays[0].sizes[sample], int), 1
+    if by is not None:
+        group = _cycle.groups_of(arrays[0][sample], by)
+        n = _cycle.groups(by, str(arrays[0][sample].dt.calendar))
     found: State = {}
     for piece in _blocks.blocks(arrays, values, ("inputs",)):
         y = _points.targets(values, piece.arrays[0])
@@ -142,6 +144,15 @@ def expected(learner: Any, x: np.ndarray, table: np.ndarray | None = None, *, no
     offsets = spec.offsets("targets", spec.targets[0])
     parts = dates(learner, x)
     group = {o: _cycle.ahead(layout, learner.by, parts, 0 if now else o, learner.calendar) for o in offsets}
+    if any(len(g) and g.max() >= len(table) for g in group.values()):
+        raise ValueError(
+            describe(
+                f"{learner.name}: the climatology has no day {len(table) + 1} of the year",
+                expected=f"dates of the calendar it was fitted to, {learner.calendar!r}",
+                received="a longer year",
+                remedy=f"ds.convert_calendar({learner.calendar!r})",
+            )
+        )
     out = np.empty((len(x), *table.shape[1:-1], len(layout.targets)))
     for name in spec.targets:
         for o in offsets:

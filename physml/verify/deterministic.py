@@ -154,11 +154,16 @@ def _anomaly_terms(
 
 def _correlation(means: xr.Dataset) -> xr.DataArray:
     if "f" not in means:
-        return means["fo"] / np.sqrt(means["ff"] * means["oo"])
+        size = means["ff"] * means["oo"]
+        return means["fo"] / np.sqrt(size.where(size > 0))
     f, o = means["f"], means["o"]
-    return (means["fo"] - f * o) / np.sqrt((means["ff"] - f**2) * (means["oo"] - o**2))
+    # A variance below the rounding of the squares is none.
+    vary = [v.where(v > ROUNDING * means[k]) for k, v in (("ff", means["ff"] - f**2), ("oo", means["oo"] - o**2))]
+    return (means["fo"] - f * o) / np.sqrt(vary[0] * vary[1])
 
 
+ROUNDING = 1e-13
+"""Variance over mean square, below which anomalies do not vary."""
 ACC = Measure("anomaly correlation", _anomaly_terms, _correlation, better="larger", units="1")
 
 
