@@ -241,7 +241,7 @@ def _settings(
         "spec": spec.to_config(),
         "folds": digest(blocks),
         "n_folds": len(job.folds),
-        "score_name": score if isinstance(score, str) else getattr(score, "__qualname__", type(score).__name__),
+        "score_name": score if isinstance(score, str) else _name(score),
         "direction": direction,
         "prune": prune if prune is None or isinstance(prune, str) else type(prune).__name__,
         "epochs": job.epochs,
@@ -254,10 +254,14 @@ def _settings(
         k: v
         for k, v in {
             "batches": dict(job.batches),
-            "scaling": job.scaling and getattr(job.scaling, "__qualname__", type(job.scaling).__name__),
+            "scaling": None if job.scaling is None else _name(job.scaling),
         }.items()
         if v
     }
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__name__))
 
 
 def _ends(part: xr.Dataset, dim: str) -> list[Any]:

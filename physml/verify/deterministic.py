@@ -238,13 +238,17 @@ def _at_times(climatology: xr.DataArray, truth: xr.DataArray, convert: bool) -> 
                     describe(
                         f"the climatology has no {part} {lacking[0]}",
                         expected=f"every {part} of the truth",
-                        received=", ".join(map(str, climatology[part].values)),
+                        received=_listed(climatology[part].values),
                         remedy=f"make it from whole years: truth.groupby('{times[0]}.{part}').mean()",
                     )
                 )
             normal = normal.sel({part: wanted}).drop_vars(str(part))
     normal = normal.sel({d: i for d, i in truth.indexes.items() if d in normal.indexes and is_time(i)})
     return same_grid(normal, truth, "climatology").astype("float64")
+
+
+def _listed(values: np.ndarray) -> str:
+    return ", ".join(map(str, values)) if len(values) <= 12 else f"{len(values)} of them, {values[0]} to {values[-1]}"
 
 
 def skill(
