@@ -55,6 +55,16 @@ def groups(by: str | None, of_calendar: str) -> int:
     return _DAYS.get(of_calendar, GROUPS[by]) if by == "dayofyear" else GROUPS[by]
 
 
+def reached(layout: Layout, by: str | None, first: int, n: int) -> np.ndarray:
+    """Return which of *n* groups steps from a date of group *first* come to: of seasonal means, every third month."""
+    step = layout.step
+    found = np.ones(n, bool)
+    if by == "month" and step is not None and step.kind == "month":
+        found[:] = False
+        found[(first + int(step.size) * np.arange(12)) % 12] = True
+    return found
+
+
 def groups_of(axis: xr.DataArray, by: str | None) -> np.ndarray:
     """Return the group of every date, from 0.
 

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from physml import FieldSpec
-from physml.learners import Climatology
+from physml.learners import Climatology, DampedPersistence, Ridge
 
 
 def series(values, **axis):
@@ -50,6 +50,23 @@ def test_the_year_is_as_long_as_the_calendar_says_at_its_turn_too(calendar, days
     leap = series(np.zeros(366), start="2000-01-01", periods=366)
     with pytest.raises(ValueError, match=rf"no day {days + 1} of the year.*convert_calendar\('{calendar}'\)"):
         learner.predict(leap)
+
+
+@pytest.mark.parametrize("make", [lambda s: Climatology(s), lambda s: DampedPersistence(s, spread=True), lambda s: Ridge(s, 1.0, by="month", samples="maps", spread=True)])  # fmt: skip
+def test_seasonal_means_have_a_climatology_of_their_own_months(make):
+    rng = np.random.default_rng(0)
+    ds = series(np.tile([1.0, 5, 9, 5], 40) + rng.normal(size=160), start="1960-01-01", periods=160, freq="3MS")
+    learner = make(FieldSpec("t", "t", target_offsets=(1, 4))).fit(ds)
+    out = learner.predict(ds)
+    mean = ds.t.groupby("time.month").mean()
+    normal = mean.sel(month=out.valid_time.dt.month)
+    assert bool(np.isfinite(out.t).all())
+    np.testing.assert_allclose(out.t.isel(lead=1).mean(), normal.isel(lead=1).mean(), atol=0.05)
+    if "t_std" in out:
+        assert float(out.t_std.isel(time=0, lead=1)) == pytest.approx(1, abs=0.15)
+    other = ds.assign_coords(time=xr.date_range("1960-02-01", periods=160, freq="3MS"))
+    with pytest.raises(ValueError, match="the climatology has no February"):
+        learner.predict(other)
 
 
 def test_days_of_the_year_are_averaged_around_the_turn_of_the_year():
