@@ -72,6 +72,7 @@ class Perceptron:
         """Fit climatology, patterns and network."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPRegressor
+        from threadpoolctl import threadpool_limits
 
         # A Loader knows the holes that the blocks left: no window reaches over one.
         x, y, _ = next(iter(Loader(train, self.layout, train.sizes["time"])))
@@ -95,7 +96,8 @@ class Perceptron:
             max_iter=100,
             random_state=0,
         )
-        with warnings.catch_warnings():
+        # The matrices are small: threads would wait for each other.
+        with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.network.fit(self.components(x[..., :-1], month), (y - self.later[month - 1]) / self.std)
         return self
