@@ -107,8 +107,8 @@ def mean(fields: xr.Dataset) -> xr.DataArray:
 
 def recovery(loss: str, n: int = 16_000, steps: int = 6000, seed: int = 0) -> dict:
     """Return the error of sigma, that of the mean, and coverage of the 90 % interval, of one loss."""
-    from physml import predict
-    from physml.heads import calibration, interval
+    from physml import predict, verify
+    from physml.heads import interval
 
     model = learn(noisy(n, seed), *LOSSES[loss], steps=steps, rate=1e-2, seed=seed)
     points = xr.Dataset({"x": ("sample", np.linspace(0.01, 0.99, 400, dtype="float32"))})
@@ -123,7 +123,7 @@ def recovery(loss: str, n: int = 16_000, steps: int = 6000, seed: int = 0) -> di
         "mean": float(np.sqrt(np.mean(off**2))),
         "fields": fields,
         "points": points,
-        "calibration": calibration(told, test.y) if loss != "quantiles" else calibration(told, test.y, levels=LEVELS),
+        "calibration": verify.reliability(told if "y_std" in told else told.y, test.y, bars=None),
     }
     lower, upper = interval(told, "y", 0.9)
     return found | {"coverage": float(((test.y >= lower) & (test.y <= upper)).mean())}
@@ -166,7 +166,7 @@ def figure(results: dict, path: Path) -> None:
     style.style_axes(middle, "x", "standard deviation")
     middle.legend(fontsize=style.TICK, frameon=False, loc="upper left")
     middle.set_title("spread, and its rms relative error", fontsize=style.LABEL, loc="left")
-    plot.calibration(
+    plot.reliability(
         {n: results[n]["calibration"] for n in ("beta-NLL", "quantiles", "constant sigma")}, colors=colors, ax=right
     )
     right.set_title("calibration on new data", fontsize=style.LABEL, loc="left")

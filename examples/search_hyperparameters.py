@@ -72,6 +72,7 @@ class Perceptron:
         """Fit climatology, patterns and network."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPRegressor
+        from threadpoolctl import threadpool_limits
 
         # A Loader knows the holes that the blocks left: no window reaches over one.
         x, y, _ = next(iter(Loader(train, self.layout, train.sizes["time"])))
@@ -95,7 +96,8 @@ class Perceptron:
             max_iter=100,
             random_state=0,
         )
-        with warnings.catch_warnings():
+        # The matrices are small: threads would wait for each other.
+        with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.network.fit(self.components(x[..., :-1], month), (y - self.later[month - 1]) / self.std)
         return self
@@ -185,12 +187,15 @@ def main() -> None:
     figure = plt.figure(figsize=(17, 5.8), layout="constrained")
     left, right = figure.add_gridspec(1, 2, width_ratios=(1, 1.35), wspace=0.09)
     history = figure.add_subplot(left)
-    plot.search_history(results, title=f"Best score of {trials} trials, {seeds} seeds", ax=history)
+    plot.search_history(
+        results, title=f"Best score: median and middle half of {seeds} seeds" if seeds > 1 else "Best score", ax=history
+    )
     history.set_ylabel("error in years left out [°C]", fontsize=14)
     panels = right.subgridspec(1, 3).subplots(sharey=True)
     plot.search_slices(best, axes=panels, show=3)
     panels[0].set_ylabel("error in years left out [°C]", fontsize=14)
     panels[0].set_title("What mattered", fontsize=17, color="#222222", loc="left", pad=14)
+    panels[-1].set_title("late trials dark, the best ringed", fontsize=13, color="#666666", loc="right", pad=14)
     low = float(best.dataset.score.min())
     panels[0].set_ylim(low - 0.02, min(float(best.dataset.score.max()), low + 0.6) + 0.02)
     figure.savefig(out / "search_hyperparameters.png", dpi=150)

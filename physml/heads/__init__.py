@@ -15,11 +15,9 @@ _HOMES = {
     "Head": "base",
     "Quantiles": "quantiles",
     "Samples": "samples",
-    "calibration": "predictive",
     "interval": "predictive",
     "make_head": "base",
     "quantiles_of": "predictive",
-    "reliability": "predictive",
 }
 __all__ = sorted(_HOMES)
 

@@ -24,49 +24,84 @@ def flags_of(name: str, known: Variable, values: Sequence[Any] | None, labels: S
         Where neither tells the classes, where there are fewer than two, where names and numbers differ in number or repeat.
     """
     if values is None:
-        if "flag_masks" in known.attrs:
+        found = told(name, known)
+        if found is None:
             raise ValueError(
                 describe(
-                    f"Classes: {name!r} has flag_masks, so that several flags may hold at once",
-                    expected="flag_values: one class a cell",
-                    received="flag_masks",
-                    remedy="make one variable for each flag",
+                    f"Classes: the numbers of the classes of {name!r} are not told",
+                    expected="Classes(values=[...]), or the attributes flag_values and flag_meanings (CF)",
+                    received=f"attributes {', '.join(known.attrs) or 'none'}",
+                    remedy=f"ds[{name!r}].attrs.update(flag_values=[0, 1], flag_meanings='water ice')",
                 )
             )
-        if known.dtype == "bool":
-            values, labels = (0, 1), labels or ("false", "true")
-        else:
-            values = known.attrs.get("flag_values")
-    if values is None:
-        raise ValueError(
-            describe(
-                f"Classes: the numbers of the classes of {name!r} are not told",
-                expected="Classes(values=[...]), or the attributes flag_values and flag_meanings (CF)",
-                received=f"attributes {', '.join(known.attrs) or 'none'}",
-                remedy=f"ds[{name!r}].attrs.update(flag_values=[0, 1], flag_meanings='water ice')",
-            )
-        )
-    if isinstance(values, str):
-        values = [float(v) for v in values.replace(",", " ").split()]
-    numbers = tuple(_number(v) for v in np.atleast_1d(np.asarray(values)).tolist())
-    if labels is None:
-        meanings = known.attrs.get("flag_meanings")
-        labels = tuple(map(str, numbers)) if meanings is None else str(meanings).split()
-    names = tuple(map(str, labels))
+        numbers, own = found
+    else:
+        numbers = tuple(number(v) for v in np.atleast_1d(np.asarray(values)).tolist())
+        own = _meanings(known, numbers)
+    names = own if labels is None else tuple(map(str, labels))
     check_classes(name, numbers, names)
     return numbers, names
 
 
-def check_classes(name: str, numbers: Sequence[Any], names: Sequence[str]) -> None:
+def told(name: str, known: Variable, who: str = "Classes") -> Flags | None:
+    """Return the numbers and the names of the classes by the attributes of a variable, or None where they do not tell.
+
+    Raises
+    ------
+    ValueError
+        For flag_masks: several flags may hold at once; and for flag_values that are no numbers.
+
+    Examples
+    --------
+    >>> told("ice", Variable(("time",), "int8", {"flag_values": "0, 1", "flag_meanings": "water ice"}, {}))
+    ((0, 1), ('water', 'ice'))
+    """
+    if "flag_masks" in known.attrs:
+        raise ValueError(
+            describe(
+                f"{who}: {name!r} has flag_masks, so that several flags may hold at once",
+                expected="flag_values: one class a cell",
+                received="flag_masks",
+                remedy="make one variable for each flag",
+            )
+        )
+    if known.dtype == "bool":
+        return (0, 1), ("false", "true")
+    values = known.attrs.get("flag_values")
+    if values is None:
+        return None
+    if isinstance(values, str):
+        values = [v.rstrip("bBsSlL") for v in values.replace(",", " ").split()]
+    try:
+        numbers = tuple(number(v) for v in np.atleast_1d(np.asarray(values)).tolist())
+    except ValueError as error:
+        raise ValueError(
+            describe(
+                f"{who}: the attribute flag_values of {name!r} holds no numbers",
+                expected="numbers, each of one class",
+                received=repr(known.attrs["flag_values"]),
+                remedy=f"ds[{name!r}].attrs.update(flag_values=[0, 1], flag_meanings='water ice')",
+            )
+        ) from error
+    return numbers, _meanings(known, numbers)
+
+
+def _meanings(known: Variable, numbers: Sequence[Any]) -> tuple[str, ...]:
+    meanings = known.attrs.get("flag_meanings")
+    return tuple(map(str, numbers)) if meanings is None else tuple(str(meanings).split())
+
+
+def check_classes(name: str, numbers: Sequence[Any], names: Sequence[str], who: str = "Classes") -> None:
     """Refuse classes that are fewer than two, named twice, or not as many as their names."""
     alike = len({*numbers}) < len(numbers) or len({*names}) < len(names) or not np.isfinite(list(numbers)).all()
     if len(numbers) < 2 or len(numbers) != len(names) or alike:
+        call = "Forest(spec, kind='classification', " if who == "Forest" else f"{who}("
         raise ValueError(
             describe(
-                f"Classes: numbers and names of the classes of {name!r} do not fit",
+                f"{who}: numbers and names of the classes of {name!r} do not fit",
                 expected="two or more different numbers, and as many different names",
                 received=f"values {list(numbers)}, labels {list(names)}",
-                remedy="Classes(values=[0, 1], labels=['water', 'ice'])",
+                remedy=f"{call}values=[0, 1], labels=['water', 'ice'])",
             )
         )
 
@@ -77,7 +112,7 @@ def flag_attrs(known: Variable, numbers: Sequence[Any], names: Sequence[str]) ->
     kind = storage(known, numbers)[0]
     return attrs | {
         "flag_values": np.asarray(numbers, kind),
-        "flag_meanings": " ".join("_".join(n.split()) for n in names),
+        "flag_meanings": " ".join("_".join(str(n).split()) for n in names),
     }
 
 
@@ -184,7 +219,8 @@ def weights_by_class(given: Mapping[str, float], names: Sequence[str]) -> list[f
     return [float(given[n]) for n in names]
 
 
-def _number(value: Any) -> int | float:
+def number(value: Any) -> int | float:
+    """Return a number as a whole one where it is."""
     return int(value) if float(value).is_integer() else float(value)
 
 

@@ -14,7 +14,8 @@ from physml.layout import Layout
 from physml.timeaxis import shift
 
 GROUPS = {None: 1, "month": 12, "dayofyear": 366}
-"""Groups of dates by the name of what they share."""
+"""Groups of dates by the name of what they share, at most."""
+_DAYS = {"noleap": 365, "365_day": 365, "360_day": 360}
 
 
 def check_by(by: Any) -> None:
@@ -41,6 +42,27 @@ def names(layout: Layout, by: str | None, offsets: tuple[int, ...]) -> tuple[str
     if set(offsets) <= {0} or (by == "month" and step is not None and step.kind == "month"):
         return (f"{sample}.{by}",)
     return tuple(f"{sample}.{part}" for part in ("year", "dayofyear", "hour"))
+
+
+def groups(by: str | None, of_calendar: str) -> int:
+    """Return the number of groups of dates in a calendar.
+
+    Examples
+    --------
+    >>> groups("dayofyear", "noleap"), groups("dayofyear", "standard"), groups("month", "360_day")
+    (365, 366, 12)
+    """
+    return _DAYS.get(of_calendar, GROUPS[by]) if by == "dayofyear" else GROUPS[by]
+
+
+def reached(layout: Layout, by: str | None, first: int, n: int) -> np.ndarray:
+    """Return which of *n* groups steps from a date of group *first* come to: of seasonal means, every third month."""
+    step = layout.step
+    found = np.ones(n, bool)
+    if by == "month" and step is not None and step.kind == "month":
+        found[:] = False
+        found[(first + int(step.size) * np.arange(12)) % 12] = True
+    return found
 
 
 def groups_of(axis: xr.DataArray, by: str | None) -> np.ndarray:

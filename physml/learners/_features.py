@@ -15,7 +15,7 @@ from physml.layout import Layout
 from physml.learners import _blocks, _cycle, _points
 from physml.learners._fitted import State
 from physml.learners._patterns import patterns
-from physml.learners.climatology import climate, own_dates
+from physml.learners.climatology import by_group, climate, own_dates
 
 
 class Anomalies:
@@ -54,7 +54,7 @@ class Anomalies:
         """Return the climatology of a variable at an offset, as :meth:`of` returns departures."""
         assert self.values is not None
         group = _cycle.ahead(self.layout, self.learner.by, parts, offset, self.learner.calendar)
-        found = mean[group][..., self.values.where("inputs", name)]
+        found = by_group(self.learner, mean, group)[..., self.values.where("inputs", name)]
         if set(self.layout.space) & set(self.layout.variables[name].dims) or found.ndim == 2:
             return found
         flat = found.reshape(len(found), -1, found.shape[-1])  # a number among fields was spread over the map

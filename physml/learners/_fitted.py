@@ -134,20 +134,18 @@ class Fitted:
         layout = self.spec.bind(train)
         if extra := [n for n in self.extra_inputs(layout) if n not in layout.spec.inputs]:
             layout = _with_inputs(self.spec, extra).bind(train)
-        self._layout = _slim(layout.load())
-        roles: tuple[Role, Role] = ("inputs", "targets")
-        for role in roles:
-            self._layout.check(train, role, whole_window=True, gaps=True)
+        before = self._layout, self.state, self.calendar, self.token
+        self._layout, self.state, self.token = _slim(layout.load()), {}, uuid.uuid4().hex
         if is_dated(train, dim):
             self.calendar = str(train[dim].dt.calendar)
-        before, self.state = self.state, {}
-        self.token = uuid.uuid4().hex
+        roles: tuple[Role, Role] = ("inputs", "targets")
         try:
+            for role in roles:
+                self._layout.check(train, role, whole_window=True, gaps=True)
             self.learn(train)
         except BaseException:
-            self.state = before
-            if not before:
-                self._layout = None
+            # What was fitted before still stands.
+            self._layout, self.state, self.calendar, self.token = before
             raise
         ends = np.asarray(train[dim].values[[0, -1]]).astype(str).tolist() if dim in train.coords else []
         period = {"period": f"{ends[0]} to {ends[1]}"} if ends else {}

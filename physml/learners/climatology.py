@@ -105,8 +105,10 @@ def climate(layout: Layout, ds: xr.Dataset, by: str | None, days: int = 1) -> St
     values = own_dates(layout, tuple(layout.spec.targets))
     arrays = _blocks.packed(values, ds, ("inputs",), whole_window=False)
     sample = layout.spec.sample_dim
-    group = _cycle.groups_of(arrays[0][sample], by) if by is not None else np.zeros(arrays[0].sizes[sample], int)
-    n = _cycle.GROUPS[by]
+    group, n = np.zeros(arrays[0].sizes[sample], int), 1
+    if by is not None:
+        group = _cycle.groups_of(arrays[0][sample], by)
+        n = _cycle.groups(by, str(arrays[0][sample].dt.calendar))
     found: State = {}
     for piece in _blocks.blocks(arrays, values, ("inputs",)):
         y = _points.targets(values, piece.arrays[0])
@@ -114,8 +116,10 @@ def climate(layout: Layout, ds: xr.Dataset, by: str | None, days: int = 1) -> St
         _add(found, y, here, n)
     if days > 1:
         found = _smooth(found, days // 2)
-    if (found["count"] == 0).any():
-        lacking = np.flatnonzero(found["count"] == 0)
+    away = ~_cycle.reached(layout, by, int(group[0]), n)
+    found["mean"][away] = np.inf  # of months that no step comes to; see by_group
+    lacking = np.flatnonzero((found["count"] == 0) & ~away)
+    if len(lacking):
         what = _MONTHS[lacking[0]] if by == "month" else f"day {lacking[0] + 1} of the year"
         raise ValueError(
             describe(
@@ -145,8 +149,40 @@ def expected(learner: Any, x: np.ndarray, table: np.ndarray | None = None, *, no
     out = np.empty((len(x), *table.shape[1:-1], len(layout.targets)))
     for name in spec.targets:
         for o in offsets:
-            out[..., layout.where("targets", name, o)] = table[group[o]][..., values.where("inputs", name)]
+            found = by_group(learner, table, group[o])
+            out[..., layout.where("targets", name, o)] = found[..., values.where("inputs", name)]
     return out
+
+
+def by_group(learner: Any, table: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Return the rows of a table by group.
+
+    Raises
+    ------
+    ValueError
+        For days and months that the calendar or the steps of the training data never come to.
+    """
+    there = np.unique(group)
+    if len(there) and there[-1] >= len(table):
+        raise ValueError(
+            describe(
+                f"{learner.name}: the climatology has no day {len(table) + 1} of the year",
+                expected=f"dates of the calendar it was fitted to, {learner.calendar!r}",
+                received="a longer year",
+                remedy=f"ds.convert_calendar({learner.calendar!r})",
+            )
+        )
+    if (strange := [g for g in there if np.isinf(table[g]).any()]) != []:
+        raise ValueError(
+            describe(
+                f"{learner.name}: the climatology has no {_MONTHS[strange[0]]}",
+                expected="the months of the training data",
+                received=_MONTHS[strange[0]],
+                remedy="predict from the same months, or train on all of them",
+            )
+        )
+    found: np.ndarray = table[group]
+    return found
 
 
 def dates(learner: Any, x: np.ndarray) -> np.ndarray:

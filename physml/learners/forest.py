@@ -11,6 +11,7 @@ import xarray as xr
 
 from physml._errors import closest, describe, is_count
 from physml.fields import FieldSpec
+from physml.heads import _flags
 from physml.layout import Layout
 from physml.learners import _classes, _leaves, _trees
 from physml.learners._fitted import Fitted, with_quantiles, with_spread
@@ -144,7 +145,7 @@ class Forest(Fitted):
         if kind == "regression" and (values is not None or labels is not None):
             self._refuse("values and labels are of classes", "neither", "both or one", "kind='classification'")
         self.kind, self.samples, self.n_trees = kind, samples, int(n_trees)
-        self.values = None if values is None else [_classes._number(v) for v in np.asarray(values).tolist()]
+        self.values = None if values is None else [_flags.number(v) for v in np.asarray(values).tolist()]
         self.labels = None if labels is None else [str(v) for v in labels]
         self.spread, self.max_rows, self.memory = bool(spread), max_rows, int(memory)
         self.quantiles = None if quantiles is None else [float(q) for q in quantiles]
@@ -187,7 +188,7 @@ class Forest(Fitted):
     def classes(self) -> tuple[tuple[float, ...], tuple[str, ...]]:
         """Numbers and names of the classes."""
         self.layout  # noqa: B018  refuses a learner that is not fitted
-        numbers = tuple(_classes._number(v) for v in self.state["classes"].tolist())
+        numbers = tuple(_flags.number(v) for v in self.state["classes"].tolist())
         return numbers, tuple(self.state["names"].tolist())
 
     @property
@@ -229,10 +230,10 @@ class Forest(Fitted):
     def _numbered(self, y: np.ndarray) -> np.ndarray:
         """Return the classes of targets ``[row, target]`` by position, and remember what they are called."""
         names = list(self.layout.spec.targets)
-        of = _classes.told(self.layout.variables[names[0]])
+        of = None if self.values else _flags.told(names[0], self.layout.variables[names[0]], "Forest")
         numbers: Sequence[float] = self.values or (of[0] if of else _classes.found(y))
-        labels = self.labels or (of[1] if of and self.values is None else tuple(map(str, numbers)))
-        _classes.check(names[0], numbers, labels)
+        labels = self.labels or (of[1] if of else tuple(map(str, numbers)))
+        _flags.check_classes(names[0], numbers, labels, "Forest")
         self.state |= {"classes": np.asarray(numbers), "names": np.asarray(labels, dtype=str)}
         return _classes.numbered(y, numbers, names[0])
 
@@ -273,7 +274,7 @@ class Forest(Fitted):
         """Say in which type classes are stored in a file."""
         if self.kind == "classification":
             for n in self.layout.spec.targets:
-                kind, missing = _classes.storage(self.layout.variables[n], self.classes[0])
+                kind, missing = _flags.storage(self.layout.variables[n], self.classes[0])
                 fields[n].encoding.update(dtype=kind, _FillValue=np.dtype(kind).type(missing))
         return fields
 

@@ -309,7 +309,10 @@ class Ridge(Regressed):
                 mine = x[fold == f]
                 total = total + np.square(self._back(lines[f](self._read(mine)), mine) - truth[fold == f]).sum(0)
             count += len(x)
-        p = _cycle.GROUPS[self.by] if self._departs else 0
+        p = 0
+        if self._departs:
+            mean = self.state["targets_mean"]
+            p = int(np.isfinite(mean).reshape(len(mean), -1).any(1).sum())
         # Each part was among the data of its climatology: the errors are as much too small.
         enlarged = (1 + p / count) / (1 - p / count) if count > p else np.nan
         return np.sqrt(total / count * enlarged)

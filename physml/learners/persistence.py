@@ -136,7 +136,7 @@ class Persistence(Fitted):
         self.state["slope"] = slope
         count = sums["n"].reshape(-1, *(1 for _ in slope.shape[1:]))
         missed = np.maximum(sums["yy"] - 2 * slope * sums["xy"] + slope**2 * sums["xx"], 0)
-        p = (_cycle.GROUPS[self.by] / len(sums["n"]) if self.anomaly else 0) + self.damped
+        p = ((self.state["count"] > 0).sum() / len(sums["n"]) if self.anomaly else 0) + self.damped
         with np.errstate(invalid="ignore", divide="ignore"):
             self.state["std"] = np.where(count > p, np.sqrt(missed / (count - p) * (1 + p / count)), np.nan)
 

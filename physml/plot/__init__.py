@@ -4,7 +4,6 @@ Every function returns a :class:`matplotlib.figure.Figure` that belongs to nobod
 changes, and ``figure.savefig(path)`` writes it. Land is grey; a missing value in the sea is hatched.
 """
 
-from physml.plot._calibration import calibration
 from physml.plot._chaos import lyapunov_spectra, power_spectra, skill_horizons
 from physml.plot._ensembles import consistency, errors_over_time, hovmoeller, rank_histogram, spread_skill
 from physml.plot._explain_bars import bars, importance
@@ -26,7 +25,6 @@ __all__ = [
     "attribution_maps",
     "bars",
     "beeswarm",
-    "calibration",
     "confusion",
     "consistency",
     "curves",

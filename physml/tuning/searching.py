@@ -26,7 +26,7 @@ from physml.tuning.evaluate import Job
 from physml.tuning.result import RESULTS, SearchResult
 from physml.tuning.sampling import METHODS, make_pruner
 from physml.tuning.scores import Score, check_score
-from physml.tuning.space import Space
+from physml.tuning.space import LISTED, Space
 from physml.tuning.study import Study, quiet
 from physml.tuning.work import Work, remote
 
@@ -199,13 +199,22 @@ def _count(space: Space, method: str, n_trials: int | None, folds: int, max_tria
             refuse(f"search: a {method} search has no end of its own", "a number of trials", "None", "n_trials=30")
         n = int(n_trials)
     else:
-        size = space.size()
+        most = max_trials if n_trials is None else LISTED
+        size = space.size(most)
         n = size if n_trials is None else min(size, int(n_trials))
+        if size > LISTED and n_trials is not None:
+            refuse(
+                f"search: the grid is too large to draw {n_trials} of its points",
+                f"at most {LISTED} points",
+                f"{size} points" if space.function is None else f"more than {LISTED}",
+                f"method='random' with n_trials={n_trials}",
+            )
     if n > max_trials:
+        more = " or more" if method == "grid" and space.function is not None else ""
         refuse(
-            f"search: {n} trials of {folds} folds are {n * folds} trainings",
+            f"search: {n}{more} trials of {folds} folds are {n * folds}{more} trainings",
             f"at most {max_trials} trials",
-            f"{n} {'points of the grid' if method == 'grid' else 'trials'}",
+            f"{n}{more} {'points of the grid' if method == 'grid' else 'trials'}",
             "fewer choices, method='random' with n_trials=..., or a larger max_trials",
         )
     return n
@@ -232,7 +241,7 @@ def _settings(
         "spec": spec.to_config(),
         "folds": digest(blocks),
         "n_folds": len(job.folds),
-        "score_name": score if isinstance(score, str) else getattr(score, "__qualname__", type(score).__name__),
+        "score_name": score if isinstance(score, str) else _name(score),
         "direction": direction,
         "prune": prune if prune is None or isinstance(prune, str) else type(prune).__name__,
         "epochs": job.epochs,
@@ -240,7 +249,19 @@ def _settings(
         "patience": job.patience,
         "learning_rate": job.learning_rate,
         "data": digest([dict(data[names].sizes), looks]),
+    } | {
+        # Named where they are given alone, so that studies without them stay what they are.
+        k: v
+        for k, v in {
+            "batches": dict(job.batches),
+            "scaling": None if job.scaling is None else _name(job.scaling),
+        }.items()
+        if v
     }
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__name__))
 
 
 def _ends(part: xr.Dataset, dim: str) -> list[Any]:

@@ -13,6 +13,8 @@ import numpy as np
 
 from physml._errors import is_count, refuse
 
+LISTED = 100_000
+"""Points of a grid, at most: all are listed before some are drawn."""
 PLAIN = (bool, int, float, str, type(None))
 """Values that Optuna keeps as they are."""
 
@@ -159,10 +161,16 @@ class Space:
         listed = [e.listed(n) if isinstance(e, Range) else list(e) for n, e in self.entries.items()]
         return [dict(zip(self.entries, point, strict=True)) for point in itertools.product(*listed)]
 
-    def size(self) -> int:
-        """Return the number of points of the grid, without listing them where they are a product."""
+    def size(self, most: int | None = None) -> int:
+        """Return the number of points of the grid, without listing them where they are a product.
+
+        Parameters
+        ----------
+        most
+            Paths through a function are walked until there are more than these.
+        """
         if self.function is not None:
-            return len(self.grid())
+            return sum(1 for _ in itertools.islice(_walk(self.function), None if most is None else most + 1))
         return math.prod(len(e.listed(n) if isinstance(e, Range) else e) for n, e in self.entries.items())
 
     def to_config(self) -> Any:

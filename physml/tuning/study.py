@@ -178,14 +178,14 @@ def _settle(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
         finally:
             os.unlink(name)
     there = json.loads(target.read_text())
-    differ = [k for k in wanted if there.get(k) != wanted[k]]
+    differ = [k for k in {**wanted, **there} if there.get(k) != wanted.get(k)]
     if differ:
         k = differ[0]
         raise ValueError(
             describe(
                 f"search: the study in {str(folder)!r} is another search; {', '.join(differ)} differ",
                 expected=f"{k} {_short(there.get(k))}",
-                received=f"{k} {_short(wanted[k])}",
+                received=f"{k} {_short(wanted.get(k))}",
                 remedy="give this search a folder of its own, or the same arguments",
             )
         )

@@ -154,11 +154,16 @@ def _anomaly_terms(
 
 def _correlation(means: xr.Dataset) -> xr.DataArray:
     if "f" not in means:
-        return means["fo"] / np.sqrt(means["ff"] * means["oo"])
+        size = means["ff"] * means["oo"]
+        return means["fo"] / np.sqrt(size.where(size > 0))
     f, o = means["f"], means["o"]
-    return (means["fo"] - f * o) / np.sqrt((means["ff"] - f**2) * (means["oo"] - o**2))
+    # A variance below the rounding of the squares is none.
+    vary = [v.where(v > ROUNDING * means[k]) for k, v in (("ff", means["ff"] - f**2), ("oo", means["oo"] - o**2))]
+    return (means["fo"] - f * o) / np.sqrt(vary[0] * vary[1])
 
 
+ROUNDING = 1e-13
+"""Variance over mean square, below which anomalies do not vary."""
 ACC = Measure("anomaly correlation", _anomaly_terms, _correlation, better="larger", units="1")
 
 
@@ -233,13 +238,17 @@ def _at_times(climatology: xr.DataArray, truth: xr.DataArray, convert: bool) -> 
                     describe(
                         f"the climatology has no {part} {lacking[0]}",
                         expected=f"every {part} of the truth",
-                        received=", ".join(map(str, climatology[part].values)),
+                        received=_listed(climatology[part].values),
                         remedy=f"make it from whole years: truth.groupby('{times[0]}.{part}').mean()",
                     )
                 )
             normal = normal.sel({part: wanted}).drop_vars(str(part))
     normal = normal.sel({d: i for d, i in truth.indexes.items() if d in normal.indexes and is_time(i)})
     return same_grid(normal, truth, "climatology").astype("float64")
+
+
+def _listed(values: np.ndarray) -> str:
+    return ", ".join(map(str, values)) if len(values) <= 12 else f"{len(values)} of them, {values[0]} to {values[-1]}"
 
 
 def skill(

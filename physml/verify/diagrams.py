@@ -11,7 +11,7 @@ import xarray as xr
 from physml._errors import closest, refuse
 from physml.verify.distributions import CALIBRATION, QUANTILE
 from physml.verify.matching import Dims, dims_of, label_of
-from physml.verify.means import COUNT, Terms, scored_dims, sums
+from physml.verify.means import COUNT, Terms, counting, scored_dims, sums
 from physml.verify.probabilities import CATEGORY, bin_edges, binned_sums, events_of
 from physml.verify.resampling import along_of, block_of, counts_of, ends_of, expanded, require_blocks, sampled
 
@@ -107,7 +107,7 @@ def reliability(
                     truth,
                 ),
                 dims,
-                None,
+                counting(weights),
             )["n"]
             out = xr.Dataset({"cases": cases, "p": cases * found["probability"], "o": found["value"], "n": number})
             return out.rename(probability="bin").drop_vars("bin")

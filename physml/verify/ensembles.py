@@ -50,8 +50,8 @@ def spread_skill(
     -------
     Dataset
         ``spread``, ``rmse`` and ``count`` on (bin); over all cases together ``total_spread``, ``total_rmse`` and ``ratio``,
-        spread over error: below one the ensemble is over-confident. NaN where a forecast is missing and the truth is known. Lazy where the input is; all cases of one result are
-        then sorted in one piece.
+        spread over error: below one the ensemble is over-confident. NaN where a forecast is missing and the truth is known.
+        Lazy where the input is; all cases of one result are then sorted in one piece.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def rank_histogram(
 ) -> xr.Dataset:
     """Return how often the truth had each rank among the members: a flat histogram where it is one of them.
 
-    Ties are broken at random. Where observations stand for the truth, their errors must be in the members too (Hamill
+    Ties are broken at random; cases where the truth or a member is missing are left out. Where observations stand for the truth, their errors must be in the members too (Hamill
     2001): *error_std* adds them.
 
     Parameters

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from physml._errors import closest, describe
+from physml._errors import closest, describe, refuse
 from physml.provenance import parse_units, same_units
 
 Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
@@ -49,20 +49,33 @@ def common_times(truth: xr.DataArray, forecast: xr.DataArray | xr.Dataset, who: 
     """Return *truth* at the times that *forecast* has too."""
     for dim in truth.dims:
         ours, theirs = truth.indexes.get(dim), forecast.indexes.get(dim)
-        if ours is None or theirs is None or not (len(ours) and len(theirs) and is_time(ours)):
+        if ours is None or theirs is None or not (is_time(ours) or (is_time(theirs) and not len(ours))):
             continue
+        for index in (ours, theirs):
+            if not index.is_unique:
+                twice = index[index.duplicated()][0]
+                refuse(
+                    f"{who}: a time along {dim!r} is there twice",
+                    "each time once",
+                    f"{twice} twice",
+                    f"drop_duplicates({dim!r}), or give forecasts of several starts a dimension of their own",
+                )
         common = ours[ours.isin(theirs)] if type(ours) is type(theirs) else ours[:0]
         if not len(common):
             raise ValueError(
                 describe(
                     f"{who} have no {dim} in common",
-                    expected=f"labels within {ours[0]} to {ours[-1]} ({type(ours).__name__})",
-                    received=f"{theirs[0]} to {theirs[-1]} ({type(theirs).__name__})",
+                    expected=f"labels within {_ends(ours)}",
+                    received=_ends(theirs),
                     remedy="select the same period in both, in one calendar",
                 )
             )
         truth = truth.sel({dim: common})
     return truth
+
+
+def _ends(index: pd.Index) -> str:
+    return f"{index[0]} to {index[-1]} ({type(index).__name__})" if len(index) else "no labels"
 
 
 def matched(forecast: xr.DataArray, truth: xr.DataArray) -> xr.DataArray:

@@ -117,6 +117,11 @@ def sums(terms: Terms, dims: Iterable[Hashable], weights: xr.DataArray | None) -
     return xr.Dataset({name: total if name == COUNT else total.where(~lost) for name, total in found.items()})
 
 
+def counting(weights: xr.DataArray | None) -> xr.DataArray | None:
+    """Return weights by which cases are numbered: 1 each, 0 for those that weigh nothing."""
+    return None if weights is None else (weights > 0).astype("float64").where(weights.notnull())
+
+
 def means_of(totals: xr.Dataset) -> xr.Dataset:
     """Return means of weighted sums; NaN where nothing was counted."""
     count = totals[COUNT]

@@ -11,7 +11,7 @@ import xarray as xr
 
 from physml._errors import describe, refuse
 from physml.verify.matching import Dims, checked, label_of, paired
-from physml.verify.means import COUNT, Measure, Terms, evaluate, means_of, measures, scored_dims, sums
+from physml.verify.means import COUNT, Measure, Terms, counting, evaluate, means_of, measures, scored_dims, sums
 
 CATEGORY = "category"
 """The dimension of the probabilities of classes, as :class:`physml.heads.classes.Classes` answers."""
@@ -203,7 +203,7 @@ def binned_sums(
         if products:
             terms |= {"pp": terms["p"] * p, "po": terms["p"] * o}
         totals = sums(Terms(terms, absent, truth), dims, weights)
-        number = sums(Terms({"n": terms["cases"]}, absent, truth), dims, None)
+        number = sums(Terms({"n": terms["cases"]}, absent, truth), dims, counting(weights))
         found.append(totals.assign(n=number["n"]))
     return xr.concat(found, "bin", coords="minimal", compat="override")
 

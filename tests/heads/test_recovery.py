@@ -17,4 +17,4 @@ def test_sigma_is_within_ten_percent_of_the_truth_and_the_interval_covers_what_i
     assert found["sigma"] < 0.1
     assert found["mean"] < 0.1
     assert found["coverage"] == pytest.approx(0.9, abs=0.02)
-    assert float(abs(found["calibration"].observed - found["calibration"].level).max()) < 0.02
+    assert float(abs(found["calibration"].frequency - found["calibration"].probability).max()) < 0.02

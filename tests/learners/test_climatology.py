@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from physml import FieldSpec
-from physml.learners import Climatology
+from physml.learners import Climatology, DampedPersistence, Ridge
 
 
 def series(values, **axis):
@@ -35,12 +35,38 @@ def test_steps_of_days_fall_into_the_month_and_the_day_that_the_calendar_says(ca
     for by in ("month", "dayofyear"):
         ds["t"] = getattr(ds.time.dt, by).astype(float)
         learner = Climatology(FieldSpec("t", "t", target_offsets=(-3, 40)), by)
-        if by == "dayofyear":  # 366 days, of which some calendars lack the last
-            learner = Climatology(FieldSpec("t", "t", target_offsets=(-3, 40)), by, days=13)
-            ds["t"] = 0 * ds.t + 2
+        if calendar == "standard" and by == "dayofyear":  # 800 days from the end of 2000 hold one day 366
+            assert int((ds.time.dt.dayofyear == 366).sum()) == 1
         out = learner.fit(ds).predict(ds)
-        truth = getattr(out.valid_time.dt, by).astype(float) if by == "month" else 2 + 0 * out.t
-        np.testing.assert_array_equal(out.t.values, truth.values)
+        np.testing.assert_array_equal(out.t.values, getattr(out.valid_time.dt, by).values)
+
+
+@pytest.mark.parametrize(("calendar", "days"), [("noleap", 365), ("360_day", 360)])
+def test_the_year_is_as_long_as_the_calendar_says_at_its_turn_too(calendar, days):
+    ds = series(np.tile(np.arange(days), 2), start="2001-01-01", periods=2 * days, calendar=calendar, use_cftime=True)
+    learner = Climatology(FieldSpec("t", "t"), "dayofyear", days=3).fit(ds)
+    out = learner.predict(ds).t.values
+    np.testing.assert_allclose(out[[0, 1, days - 1]], [days / 3, 1, (2 * days - 3) / 3], rtol=1e-14)
+    leap = series(np.zeros(366), start="2000-01-01", periods=366)
+    with pytest.raises(ValueError, match=rf"no day {days + 1} of the year.*convert_calendar\('{calendar}'\)"):
+        learner.predict(leap)
+
+
+@pytest.mark.parametrize("make", [lambda s: Climatology(s), lambda s: DampedPersistence(s, spread=True), lambda s: Ridge(s, 1.0, by="month", samples="maps", spread=True)])  # fmt: skip
+def test_seasonal_means_have_a_climatology_of_their_own_months(make):
+    rng = np.random.default_rng(0)
+    ds = series(np.tile([1.0, 5, 9, 5], 40) + rng.normal(size=160), start="1960-01-01", periods=160, freq="3MS")
+    learner = make(FieldSpec("t", "t", target_offsets=(1, 4))).fit(ds)
+    out = learner.predict(ds)
+    mean = ds.t.groupby("time.month").mean()
+    normal = mean.sel(month=out.valid_time.dt.month)
+    assert bool(np.isfinite(out.t).all())
+    np.testing.assert_allclose(out.t.isel(lead=1).mean(), normal.isel(lead=1).mean(), atol=0.05)
+    if "t_std" in out:
+        assert float(out.t_std.isel(time=0, lead=1)) == pytest.approx(1, abs=0.15)
+    other = ds.assign_coords(time=xr.date_range("1960-02-01", periods=160, freq="3MS"))
+    with pytest.raises(ValueError, match="the climatology has no February"):
+        learner.predict(other)
 
 
 def test_days_of_the_year_are_averaged_around_the_turn_of_the_year():

@@ -193,6 +193,30 @@ def test_classes_without_flags_are_the_numbers_found_and_others_are_refused(ocea
         Forest(spec, "classification", labels=["a", "b"]).fit(bare)
 
 
+@pytest.mark.parametrize(
+    ("attrs", "classes"),
+    [
+        ({"flag_values": "1b, 2b, 5b", "flag_meanings": "a b c"}, ((1, 2, 5), ("a", "b", "c"))),
+        ({"flag_values": [1, 2, 5]}, ((1, 2, 5), ("1", "2", "5"))),
+        (
+            {"flag_values": "few", "flag_meanings": "a b"},
+            "Forest: the attribute flag_values of 'kind' holds no numbers",
+        ),
+        ({"flag_masks": [1, 2, 4]}, "Forest: 'kind' has flag_masks, so that several flags may hold at once"),
+    ],
+)
+def test_flags_are_read_as_heads_read_them(regimes, attrs, classes):
+    ds = regimes.assign(kind=regimes.kind.drop_attrs().assign_attrs(attrs))
+    learner = Forest(FieldSpec("wind", "kind", mask="wet"), "classification", **SMALL)
+    if isinstance(classes, str):
+        with pytest.raises(ValueError, match=classes):
+            learner.fit(ds)
+        learner = Forest(FieldSpec("wind", "kind", mask="wet"), "classification", values=[1, 2, 5], **SMALL)
+        assert learner.fit(ds).classes[0] == (1, 2, 5)
+    else:
+        assert learner.fit(ds).classes == classes
+
+
 def test_a_class_that_never_occurs_has_probability_zero(regimes):
     cold = regimes.assign(kind=regimes.kind.where(regimes.kind < 5, 2).astype("int8").assign_attrs(regimes.kind.attrs))
     out = Forest(FieldSpec("wind", "kind", mask="wet"), "classification", **SMALL).fit(cold).predict(cold)

@@ -220,6 +220,21 @@ def test_offsets_by_variable_levels_members_and_calendars_survive_the_file(same,
         same(load(tmp_path / "l.learner").predict(ds.chunk(time=50, run=1)), out)
 
 
+def test_a_fit_that_fails_leaves_what_was_fitted_before(ocean, same):
+    learner = Linear(SPEC).fit(ocean)
+    before = learner.predict(ocean)
+    holed = ocean.isel(lon=slice(0, 3)).copy(deep=True)
+    holed.t[30, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="missing on valid cells"):
+        learner.fit(holed)
+    same(learner.predict(ocean), before)
+    fresh = Linear(SPEC)
+    with pytest.raises(ValueError, match="missing on valid cells"):
+        fresh.fit(holed)
+    with pytest.raises(RuntimeError, match="Linear is not fitted"):
+        fresh.predict(ocean)
+
+
 def test_what_is_learned_of_members_is_learned_of_all_their_samples():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, 40))

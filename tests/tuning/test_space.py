@@ -87,3 +87,11 @@ def test_what_is_no_range_is_refused(arguments, message):
 def test_a_grid_needs_listed_values():
     with pytest.raises(ValueError, match=r"a grid needs listed values of 'x'.*between\(low, high, points=5\)"):
         Space({"x": between(0.0, 1.0)}).grid()
+
+
+def test_the_paths_of_a_function_are_counted_no_further_than_asked():
+    def endless(trial):
+        return {f"p{i}": trial.suggest_categorical(f"p{i}", list(range(10))) for i in range(12)}
+
+    assert Space(endless).size(1000) == 1001
+    assert Space({f"p{i}": list(range(10)) for i in range(12)}).size() == 10**12

@@ -36,6 +36,8 @@ def found(folder, n_trials=6, space=SPACE, ds=None, make=build, **more):
         (dict(method="bayesian"), "method differ"),
         (dict(embargo=5), "folds differ"),
         (dict(score="mae"), "score_name differ"),
+        (dict(batches={"missing": "mask"}), "batches differ. Expected: batches null"),
+        (dict(scaling=lambda train, layout: None), "scaling differ"),
     ],
 )
 def test_the_study_of_another_search_is_refused(change, message, tmp_path):

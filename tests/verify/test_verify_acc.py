@@ -89,3 +89,12 @@ def test_what_is_not_normal_for_every_time_is_refused():
         verify.acc(forecast, truth, climatology=climate.assign_coords(lat=[0.0, 1.0, 2.0]))
     with pytest.raises(ValueError, match="different units"):
         verify.acc(forecast, truth, climatology=climate.assign_attrs(units="m"))
+
+
+def test_anomalies_that_do_not_vary_correlate_with_nothing():
+    _, truth, _ = pair()
+    truth = truth.isel(lat=1)
+    for constant in (0.0, 0.1, 300.1, 1e7 + 0.3):
+        assert np.isnan(verify.acc(0 * truth + constant, truth, climatology=0.0))
+    assert np.isnan(verify.acc(0 * truth, truth, climatology=0.0, centred=False))
+    assert float(verify.acc(1e-4 * truth + 300.1, truth, climatology=300.0)) == pytest.approx(1, abs=1e-6)

@@ -86,6 +86,17 @@ def test_only_common_times_are_scored():
     assert verify.rmse(truth + 1, truth, "time").sizes == {"lat": 5, "lon": 6}
 
 
+def test_times_that_are_there_twice_and_none_are_refused():
+    truth = field()
+    twice = truth.isel(time=[0, 1, 1, 2])
+    for pair in ((twice, truth), (truth, twice)):
+        with pytest.raises(ValueError, match=r"a time along 'time' is there twice.*2000-02-01 00:00:00 twice"):
+            verify.rmse(*pair)
+    for pair in ((truth[:0], truth), (truth, truth[:0])):
+        with pytest.raises(ValueError, match=r"have no time in common.*no labels"):
+            verify.rmse(*pair)
+
+
 def test_coordinates_that_differ_by_single_precision_are_the_same_grid():
     truth = field(lat=np.array([0.1, 0.2, 0.3]), lon=np.array([0.1, 0.7]))
     forecast = (truth + 1).assign_coords(lat=truth.lat.astype("float32"), lon=truth.lon.astype("float32"))

@@ -197,3 +197,14 @@ def test_lazy_probabilities_are_checked_when_they_are_computed():
     score = verify.brier((100 * P).chunk(), HAPPENED.chunk())
     with pytest.raises(ValueError, match="probabilities are none"):
         score.compute(scheduler="synchronous")
+
+
+def test_cases_that_weigh_nothing_are_not_counted_nor_missed():
+    p = xr.DataArray([0.1, np.nan, 0.9, 0.8], dims="x")
+    o = xr.DataArray([0.0, 1, 1, 0], dims="x", name="rain")
+    weights = xr.DataArray([1.0, 0, 0, 2], dims="x")
+    found = verify.reliability(p, o, weights=weights, bins=2)
+    assert found["count"].values.tolist() == [1, 1]
+    assert found.frequency.values.tolist() == [0, 0]
+    told = xr.Dataset({"rain": p, "rain_std": 0 * p + 1})
+    assert verify.reliability(told, o, weights=weights, levels=[0.5])["count"].values.tolist() == [2]
