@@ -27,7 +27,7 @@ from physml.networks.choices import (
 from physml.networks.padding import Pad
 from physml.networks.partial import PartialConv, Valid
 from physml.networks.sampling import PadTo, Pool
-from physml.networks.whole import GlobalPool, ValidGroupNorm
+from physml.networks.whole import GlobalPool, ValidBatchNorm, ValidGroupNorm
 
 __all__ = [
     "ACTIVATIONS", "CONVOLUTIONS", "NORMS", "Blocks", "Maps", "activation", "choice", "count", "counts", "decay", "ends_on",
@@ -133,9 +133,9 @@ class Blocks:
         values = x.values if isinstance(x, Maps) else x
         channels = int(values.shape[-1])
         if self.norm == "batch":
-            layer = keras.layers.BatchNormalization()
             if isinstance(x, Maps):
-                return Maps(layer(x.values, mask=x.valid[..., 0]), x.valid)
+                return Maps(ValidBatchNorm()(x.values, x.valid), x.valid)
+            layer = keras.layers.BatchNormalization()
         elif self.norm == "layer":
             layer = keras.layers.LayerNormalization()
         else:

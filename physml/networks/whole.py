@@ -180,6 +180,39 @@ class GlobalPool(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="physml")
+class ValidBatchNorm(keras.layers.BatchNormalization):
+    """``keras.layers.BatchNormalization`` by the mean and variance of the valid cells: ``ValidBatchNorm()(values, valid)``.
+
+    Parameters
+    ----------
+    **kwargs
+        As for the layer of Keras, which has the same weights.
+
+    Input shape
+    -----------
+    ``[batch, *space, channel]`` and the validity ``[batch, *space, 1]``, 0 on masked cells.
+
+    Output shape
+    ------------
+    ``[batch, *space, channel]``.
+    """
+
+    receptive_field = 0
+
+    def build(self, x_shape: Any, valid_shape: Any = None) -> None:
+        """Make the weights."""
+        super().build(x_shape)
+
+    def call(self, x: Any, valid: Any, training: bool | None = None) -> Any:
+        """Return the normalised values."""
+        return super().call(x, training=training, mask=valid[..., 0] > 0)
+
+    def compute_output_shape(self, x_shape: Any, valid_shape: Any = None) -> tuple[int | None, ...]:
+        """Return the shape of the values."""
+        return tuple(x_shape)
+
+
+@keras.saving.register_keras_serializable(package="physml")
 class ValidGroupNorm(keras.layers.Layer):
     """Normalise groups of channels by the mean and variance of their valid cells: ``ValidGroupNorm(groups)(values, valid)``.
 

@@ -61,7 +61,7 @@ def test_a_linear_autoencoder_reaches_the_error_of_as_many_eofs(waves):
     assert np.mean(found**2) < 1.01 * best
 
 
-@pytest.mark.parametrize("filters", [(), (3,)])
+@pytest.mark.parametrize("filters", [pytest.param((), marks=pytest.mark.long), (3,)])
 def test_maps_pass_through_latent_vectors_lazily_and_by_name(waves, filters, nothing_computed, tmp_path):
     model, _ = model_of(
         waves, [NonNegative("c")], kind="plain", latent=2, hidden=(7,), filters=filters, boundary=ENDS, seed=3
@@ -140,7 +140,7 @@ def test_latent_vectors_are_drawn_in_training_and_the_divergence_joins_the_loss(
 
 def test_a_variational_model_trains_is_deterministic_in_predict_and_draws_from_its_prior(waves, tmp_path):
     model, batches = model_of(waves, [NonNegative("c")], kind="variational", latent=2, hidden=(8,), beta=0.5, warmup=3)
-    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    model.compile(keras.optimizers.Adam(1e-2), "mse", jit_compile=False)
     x, y, _ = batches[0]
     start = model.evaluate(x, y, verbose=0)
     history = model.fit(batches, epochs=40, verbose=0).history["loss"]

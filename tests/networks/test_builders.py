@@ -37,6 +37,9 @@ CASES = {
 }  # fmt: skip
 
 RARE = (
+    "unet",
+    "unet, poles",
+    "resnet to numbers",
     "resnet, classic",
     "unet, odd",
     "unet, partial, strides",

@@ -124,7 +124,7 @@ def test_valid_cells_are_those_of_the_grid_not_missing_or_of_a_channel():
     np.testing.assert_array_equal(np.asarray(Valid(channel=1)(x)[1]), ones())
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet", UNET])
+@pytest.mark.parametrize("name", ["cnn", pytest.param("resnet", marks=pytest.mark.long), UNET])
 def test_a_network_under_a_mask_is_the_plain_one_where_all_cells_are_valid(name, layout_of, awake):
     all_wet = layout_of("a", np.ones((8, 8), bool), lat=8, lon=8)
     arguments = {"filters": 3, "depth": 2} if name == "unet" else {"filters": 3 if name == "cnn" else (3,), "blocks": 1}

@@ -160,7 +160,7 @@ def test_recurrent_models_learn_and_come_back_from_disk(maps, tmp_path):
         scaling.layout, units=3, flatten=True, encoder="convolutional", encoder_units=4, boundary=ENDS, dropout=0.2
     )
     model = FieldModel(network, scaling=scaling)
-    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    model.compile(keras.optimizers.Adam(1e-2), "mse", jit_compile=False)
     model.fit(physml.Batches(maps, spec, 5, shuffle=True), epochs=1, verbose=0)
     model.save(tmp_path / "m.keras")
     out = physml.predict(model, maps)
