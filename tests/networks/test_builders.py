@@ -37,6 +37,7 @@ CASES = {
 }  # fmt: skip
 
 RARE = (
+    "cnn",
     "unet",
     "unet, poles",
     "resnet to numbers",

@@ -211,7 +211,7 @@ def test_what_cannot_be_built_is_refused(maps, name, target, arguments, words):
     ("name", "arguments"),
     [
         ("lstm", {"units": 3}),
-        ("convlstm", {"filters": 3}),
+        pytest.param("convlstm", {"filters": 3}, marks=pytest.mark.long),
         ("autoencoder", {"kind": "variational", "latent": 2, "filters": (3,)}),
     ],
 )
