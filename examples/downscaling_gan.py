@@ -15,7 +15,8 @@ its standard deviation at large scales, on runs that training has not seen.
 Measured on 28 maps, all in these units: the spectrum of the U-Net lies 2.35 from the truth, that of the GAN 0.56 (the rms
 difference of the logarithms of the isotropic spectra over all wavenumbers that the coarse cells do not resolve); the block means
 hold to 1e-7. The continuous ranked probability score of 8 draws is 0.38, that of the U-Net, its mean absolute error, 0.46. What it
-costs: the rms error of the mean of 8 draws is 0.69, that of the U-Net 0.60. How close the spectrum comes depends on where the
+costs: the rms error of the mean of 8 draws is 0.69, that of the U-Net 0.60. (The generator begins as the trained U-Net and sees the
+maps as many times again; least squares would stay smooth, whatever its budget.) How close the spectrum comes depends on where the
 training stops: the U-Net is always the smooth one, but runs twice as long, or with two steps of the critic for each of the generator,
 ended between 0.30 and 0.95.
 """

@@ -25,15 +25,15 @@ from physml.heads.distribution import Distribution
 from physml.layout import Layout
 from physml.provenance import record
 from physml.scored import Scored
-from physml.sizes import refuse_whole_grid, sizes_of, valid_cells, whole_grid_reason
+from physml.sizes import reads_gaps, refuse_whole_grid, sizes_of, valid_cells, whole_grid_reason
 
 
 @keras.saving.register_keras_serializable(package="physml")
 class FieldModel(Scored):
     """Any Keras network between named fields: physical units at both ends, laws enforced at the end.
 
-    Inputs are scaled, masked cells set to zero, the network applied, its output brought back to physical units and moved onto
-    the constraints. All of it is the graph of one ``keras.Model``, so ``compile``, ``fit``, ``predict`` and ``save`` work as
+    Inputs are scaled, masked cells set to zero (to NaN for a network with ``partial="nan"``, which looks for it), the network
+    applied, its output brought back to physical units and moved onto the constraints. All of it is the graph of one ``keras.Model``, so ``compile``, ``fit``, ``predict`` and ``save`` work as
     for any other; one ``.keras`` file holds network, spec, scaling, masks, constraints and provenance.
 
     Losses and metrics see targets and predictions in scaled units (transformed where the scaling transforms them, divided by
@@ -161,6 +161,7 @@ class FieldModel(Scored):
             )
         self._attach(layout, (scaling or Scaling.identity(layout)).to_config())
         self.head_layer = None if self.head is None else self.head.layer(layout)
+        self._shows_gaps = reads_gaps(network)
         self._check_network()
         sizes = sizes_of(network, layout)
         self.free_size = None in sizes
@@ -302,6 +303,9 @@ class FieldModel(Scored):
         """
         layout, answers = self.layout, self.answers
         x, z = self.scaled_inputs(inputs, valid)
+        if self._shows_gaps:
+            present = valid_cells(self, ops.cast(inputs, self.compute_dtype)) if valid is None else valid
+            z = z if present is None else ops.where(present, z, ops.full_like(z, float("nan")))
         n = ops.cast(network(z, training=training), self.compute_dtype)
         if self._spreads:  # one answer for the whole map stands in every cell of it
             n = ops.reshape(n, (-1, *(1,) * len(layout.shape), n.shape[-1]))

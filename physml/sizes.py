@@ -31,6 +31,20 @@ def sizes_of(network: Any, layout: Layout) -> tuple[int | None, ...]:
     return tuple(None if have is None else size for have, size in zip(takes[1:-1], layout.shape, strict=True))
 
 
+def reads_gaps(network: Any) -> bool:
+    """Return whether a network tells masked cells by NaN: whether a layer of it says so by an attribute ``reads_gaps``.
+
+    Examples
+    --------
+    >>> from physml.networks import Valid
+    >>> reads_gaps(Valid("nan")), reads_gaps(Valid(channel=0))
+    (True, False)
+    """
+    if getattr(network, "reads_gaps", False):
+        return True
+    return any(reads_gaps(layer) for layer in getattr(network, "layers", None) or ())
+
+
 def whole_grid_reason(model: FieldModel) -> str | None:
     """Return why an output cell depends on the whole grid whatever the network, or None."""
     if model.head is not None and not model.head.local:

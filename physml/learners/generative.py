@@ -56,7 +56,8 @@ def with_noise(ds: xr.Dataset, spec: FieldSpec | Layout, *, seed: int, members: 
     """Return a Dataset with independent standard normal noise on the grid of its fields.
 
     The noise of a map follows from the seed, the number of the member and the label of the sample: another selection, other
-    chunks or more members draw the same numbers for the same maps.
+    chunks or more members draw the same numbers for the same maps. Along other dimensions of members, and in space, the numbers go by
+    position: a part of the grid or of the runs draws others.
 
     Parameters
     ----------

@@ -10,9 +10,10 @@ import numpy as np
 
 from physml._errors import closest, is_count, refuse
 from physml.layout import Layout
-from physml.networks.blocks import CONVOLUTIONS
+from physml.networks.blocks import CONVOLUTIONS, counts, ends_on, outputs_of
 from physml.networks.blocks import activation as known
-from physml.networks.padding import Pad, boundaries
+from physml.networks.padding import Pad
+from physml.networks.pooled import check_circles
 from physml.networks.sequences import free_sizes
 from physml.networks.variational import InputNoise, LatentNormal
 
@@ -62,7 +63,8 @@ def autoencoder(
     kernel_size
         Odd size of the stencils [cells].
     boundary
-        ``"periodic"``, ``"closed"`` or ``"open"`` for every space dimension; needed with *filters*.
+        As for :func:`physml.networks.cnn`, for every space dimension; needed with *filters*. Dimensions whose ends meet are to be
+        multiples of ``2 ** len(filters)``.
     activation
         Name of a Keras activation.
     noise
@@ -101,8 +103,12 @@ def autoencoder(
     """
     _check(layout, kind, latent, filters, kernel_size, noise)
     activation = known(activation)
-    ends = boundaries(boundary or {}, layout.space) if filters else ()
-    count = outputs or len(layout.targets)
+    filters, hidden = counts(tuple(filters), "filters"), counts(tuple(hidden), "hidden")
+    ends: tuple[str, ...] = ()
+    if filters:
+        ends = ends_on(layout, boundary or {}, False, "autoencoder")
+        check_circles("autoencoder", layout, ends, [2] * len(filters), [kernel_size] * len(ends))
+    count = outputs_of(layout, outputs)
     seeds = iter(np.random.default_rng(seed).integers(2**31, size=2 * len((*hidden, *filters)) + 6).tolist())
     shape = free_sizes(layout, any_size, "one vector stands for the whole map")
     width = 2 * latent if kind == "variational" else latent

@@ -27,7 +27,7 @@ from physml.networks.choices import (
 from physml.networks.padding import Pad
 from physml.networks.partial import PartialConv, Valid
 from physml.networks.sampling import PadTo, Pool
-from physml.networks.whole import GlobalPool
+from physml.networks.whole import GlobalPool, ValidBatchNorm, ValidGroupNorm
 
 __all__ = [
     "ACTIVATIONS", "CONVOLUTIONS", "NORMS", "Blocks", "Maps", "activation", "choice", "count", "counts", "decay", "ends_on",
@@ -127,17 +127,22 @@ class Blocks:
         return CONVOLUTIONS[len(self.ends)](filters, tuple(size), strides, **shared)(pad(x))
 
     def normalise(self, x: Any) -> Any:
-        """Apply the norm, if there is one; masked cells count as 0."""
+        """Apply the norm, if there is one; under a mask ``"batch"`` and ``"group"`` take the mean and variance of valid cells."""
         if self.norm is None:
             return x
         values = x.values if isinstance(x, Maps) else x
         channels = int(values.shape[-1])
         if self.norm == "batch":
+            if isinstance(x, Maps):
+                return Maps(ValidBatchNorm()(x.values, x.valid), x.valid)
             layer = keras.layers.BatchNormalization()
         elif self.norm == "layer":
             layer = keras.layers.LayerNormalization()
         else:
-            layer = keras.layers.GroupNormalization(max(1, channels // 8) if channels % 8 == 0 else 1)
+            groups = max(1, channels // 8) if channels % 8 == 0 else 1
+            if isinstance(x, Maps):
+                return Maps(ValidGroupNorm(groups)(x.values, x.valid), x.valid)
+            layer = keras.layers.GroupNormalization(groups)
         return _on_values(x, layer)
 
     def activate(self, x: Any) -> Any:

@@ -84,6 +84,7 @@ def cnn(
         Units of the dense layers after it.
     norm
         None, ``"batch"``, ``"layer"`` (channels of a cell) or ``"group"`` (sees the whole map), after each convolution.
+        ``"batch"`` and ``"group"`` leave masked cells out with *partial*; without it they count as they come.
     dropout
         Share of channels (of units in dense layers) left out in training.
     weight_decay

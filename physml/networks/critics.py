@@ -103,7 +103,7 @@ def critic(
     layout
         Layout of the generator.
     boundary
-        ``"periodic"``, ``"closed"`` or ``"open"`` for every space dimension.
+        As for :func:`physml.networks.cnn`, for every space dimension.
     filters, kernel_size
         Of the convolutions; odd sizes.
     hidden

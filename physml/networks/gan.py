@@ -51,7 +51,8 @@ class WGAN:
     Raises
     ------
     ValueError
-        Where the critic does not take the condition and the targets, or the generator answers a distribution.
+        Where the critic does not take the condition and the targets, the generator answers a distribution, or one of them computes
+        in float16, whose gradients would vanish.
 
     References
     ----------
@@ -127,6 +128,8 @@ class WGAN:
         ValueError
             Where training diverges.
         """
+        if self.generator.free_size or self.generator.missing == "mean":
+            batches.fill = float("nan")  # by which such a generator tells masked and missing cells
         history: dict[str, list[float]] = {"distance": [], "penalty": [], "verdict": [], "content": []}
         for epoch in range(epochs):
             told: dict[str, list[Any]] = {k: [] for k in history}
@@ -148,9 +151,9 @@ class WGAN:
     def _turn(self, x: Any, y: Any, weights: Any = None, *, told: dict[str, list[Any]]) -> None:
         """Take a step of the critic and, when it is due, one of the generator."""
         rng = np.random.default_rng((self.seed, self.steps))
-        weights = np.ones(y.shape[:-1], "float32") if weights is None else weights
+        weights = self._valid(y) if weights is None else weights
         noise, between = self._draw(rng, x, 1)[0], rng.uniform(size=(len(x), *[1] * (y.ndim - 1)))
-        distance, penalty = self._critic_step(x, y, noise, between.astype("float32"))
+        distance, penalty = self._critic_step(x, y, weights, noise, between.astype("float32"))
         told["distance"].append(distance)
         told["penalty"].append(penalty)
         self.steps += 1
@@ -174,20 +177,21 @@ class WGAN:
     def _judged(self, seen: Any, z: Any) -> Any:
         return self.critic(ops.concatenate([seen, z], axis=-1), training=True)
 
-    def _critic_loss(self, x: Any, y: Any, noise: Any, between: Any) -> Any:
+    def _critic_loss(self, x: Any, y: Any, weights: Any, noise: Any, between: Any) -> Any:
         x = self._with_noise(x, noise)
-        seen, real = self._seen(x), self.generator.scaled_targets(y, x)
-        fake = ops.stop_gradient(self.generator.scaled_targets(self.generator(x, training=True), x))
+        seen, real = self._seen(x), _shown(self.generator.scaled_targets(y, x), weights)
+        fake = self.generator.scaled_targets(self.generator(x, training=True), x)
+        fake = _shown(ops.stop_gradient(fake), weights)  # where no truth is, neither is seen
         point = between * real + (1.0 - between) * fake
         _, (slope,) = _backend.slopes(lambda u: self._judged(seen, u), [point])
-        penalty = ops.mean(gradient_penalty(slope * ops.cast(self.valid(slope), slope.dtype)))
+        penalty = ops.mean(gradient_penalty(_shown(slope, weights)))
         distance = ops.mean(self._judged(seen, real)) - ops.mean(self._judged(seen, fake))
         return self.penalty * penalty - distance, (distance, penalty)
 
-    def valid(self, like: Any) -> Any:
-        """Return 1 on target cells that are there, ``[*space, channel]``, or 1."""
+    def _valid(self, y: Any) -> np.ndarray:
+        """Return 1 on target cells that are there, where no weights tell them."""
         mask = self.generator.layout.valid("targets")
-        return mask if tuple(like.shape[1:]) == mask.shape else np.ones(1)
+        return np.broadcast_to(mask if y.shape[1:] == mask.shape else True, y.shape).astype("float32")
 
     def _generator_loss(self, x: Any, y: Any, weights: Any, noise: Any) -> Any:
         count, cells = self.members, ops.shape(y)[1:]
@@ -195,7 +199,8 @@ class WGAN:
         answer = self.generator(x, training=True)
         penalties = self.generator.losses
         fake = self.generator.scaled_targets(answer, x)
-        verdict = ops.mean(self._judged(self._seen(x), fake))
+        shown = _shown(fake, ops.concatenate([weights] * count, axis=0))
+        verdict = ops.mean(self._judged(self._seen(x), shown))
         content = ops.zeros((), fake.dtype)
         if self.content is not None:
             drawn = ops.reshape(fake, (count, -1, *cells))
@@ -207,6 +212,14 @@ class WGAN:
             content = ops.mean(weights * error)
         value = self.content_weight * content - verdict + sum(penalties, 0.0)
         return value, (verdict, content)
+
+
+def _shown(y: Any, weights: Any) -> Any:
+    """Return what the critic sees of fields: 0 where no truth is, which weighs nothing."""
+    weights = ops.convert_to_tensor(weights)
+    while len(weights.shape) < len(y.shape):
+        weights = ops.expand_dims(weights, -1)
+    return ops.where(weights > 0, y, ops.zeros_like(y))
 
 
 def _check(generator: Any, critic: keras.Model, seen: int, content: str | None, members: int, n_critic: int) -> None:
@@ -225,6 +238,15 @@ def _check(generator: Any, critic: keras.Model, seen: int, content: str | None, 
             f"{wanted} channels",
             critic.input_shape[-1],
             "physml.networks.critic(generator.layout, ...)",
+        )
+    layers = [*generator._flatten_layers(), *critic._flatten_layers()]
+    half = next((layer for layer in layers if layer.compute_dtype == "float16"), None)
+    if half is not None:
+        refuse(
+            "WGAN: the gradients vanish in half precision",
+            "float32 or bfloat16",
+            f"the layer {half.name!r} in float16",
+            "build generator and critic under keras.config.set_dtype_policy('float32')",
         )
     if content is not None and content not in CONTENTS:
         refuse(

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from physml._errors import refuse
+from physml._errors import is_count, refuse
 from physml.layout import Layout
-from physml.networks.blocks import ends_on
+from physml.networks.blocks import counts, ends_on, outputs_of, share
 from physml.networks.padding import Pad
 from physml.networks.sequences import MapSequences, check_norm, free_sizes, sequence
 
@@ -34,7 +34,7 @@ class ConvLSTM(keras.layers.Layer):
     kernel_size
         Odd size of the stencils [cells].
     boundary
-        ``"periodic"``, ``"closed"`` or ``"open"`` for each dimension of space.
+        For each dimension of space, as for :class:`physml.networks.Pad`.
     return_sequences
         Return the outputs of all steps, or that of the last.
     seed
@@ -64,7 +64,7 @@ class ConvLSTM(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if kernel_size % 2 == 0:
+        if not is_count(kernel_size) or kernel_size % 2 == 0:
             refuse("ConvLSTM: the stencil has no centre", "an odd number of cells", kernel_size, "kernel_size=3")
         self.filters, self.kernel_size, self.boundary = int(filters), int(kernel_size), tuple(boundary)
         self.return_sequences, self.seed = bool(return_sequences), int(seed)
@@ -138,7 +138,7 @@ def convlstm(
     layout
         Gives the channels, their offsets and the grid. All inputs that vary in time share their offsets.
     boundary
-        ``"periodic"``, ``"closed"`` or ``"open"`` for every space dimension.
+        As for :func:`physml.networks.cnn`, for every space dimension.
     filters
         Channels of the recurrent layer, or of each of several.
     kernel_size
@@ -173,7 +173,7 @@ def convlstm(
     check_norm(norm, "convlstm")
     order = sequence(layout)
     sizes = free_sizes(layout, any_size)[:-1]
-    widths = (filters,) if isinstance(filters, int) else tuple(filters)
+    widths, dropout = counts(filters, "filters"), share(dropout)
     seeds = iter(np.random.default_rng(seed).integers(2**31, size=2 * len(widths)).tolist())
     inner = x = keras.Input((order.shape[0], *sizes, order.shape[1]))
     for i, n in enumerate(widths):
@@ -184,5 +184,5 @@ def convlstm(
     sees = kernel_size // 2 * (order.shape[0] + len(widths) - 1)
     start = keras.Input(free_sizes(layout, any_size))
     y = MapSequences(order, keras.Model(inner, x, name="memory"), sees, ends)(start)
-    out = keras.layers.Dense(outputs or len(layout.targets), kernel_initializer="zeros", dtype="float32")(y)
+    out = keras.layers.Dense(outputs_of(layout, outputs), kernel_initializer="zeros", dtype="float32")(y)
     return keras.Model(start, out, name="convlstm")

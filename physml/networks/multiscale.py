@@ -87,6 +87,7 @@ def unet(
         By name: linear, tanh, relu, sigmoid, leaky_relu, swish, gelu, elu, softmax (over channels), ...
     norm
         None, ``"batch"``, ``"layer"`` (channels of a cell) or ``"group"`` (sees the whole map), after each convolution.
+        ``"batch"`` and ``"group"`` leave masked cells out with *partial*; without it they count as they come.
     dropout
         Share of channels left out in training, after each convolution.
     weight_decay

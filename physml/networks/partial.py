@@ -55,6 +55,11 @@ class Valid(keras.layers.Layer):
         self.mask: Any = mask if mask is None or isinstance(mask, str) else decoded(mask) if isinstance(mask, dict) else np.asarray(mask, bool)  # fmt: skip
 
     @property
+    def reads_gaps(self) -> bool:
+        """Whether it tells masked cells by NaN: a :class:`physml.FieldModel` then leaves them there."""
+        return isinstance(self.mask, str)
+
+    @property
     def whole_map(self) -> str | None:
         """Why it sees the whole map, or None."""
         return "it holds the mask of the grid" if isinstance(self.mask, np.ndarray) else None

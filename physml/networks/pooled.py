@@ -38,7 +38,7 @@ def check_circles(what: str, layout: Layout, ends: Sequence[str], steps: Sequenc
         n = cells
         for step in steps:
             if end in ("periodic", "pole") and n % step:
-                remedy = f"pooling by divisors of {n}, one for each level; or another boundary"
+                remedy = f"pool by divisors of {n}, or fewer times; or another boundary"
                 refuse(f"{what}: pooling does not divide {dim!r}, whose ends meet", f"a multiple of {step} cells", f"{n} of {cells} cells", remedy)  # fmt: skip
             n = -(-n // step)
             if "pole" in ends and end == "periodic" and n % 2:

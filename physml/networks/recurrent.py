@@ -11,9 +11,10 @@ import numpy as np
 
 from physml._errors import closest, refuse
 from physml.layout import Layout
-from physml.networks.blocks import CONVOLUTIONS
+from physml.networks.blocks import CONVOLUTIONS, count, counts, ends_on, outputs_of, share
 from physml.networks.blocks import activation as known
-from physml.networks.padding import Pad, boundaries
+from physml.networks.padding import Pad
+from physml.networks.pooled import check_circles
 from physml.networks.sequences import CellSequences, EachStep, Steps, check_norm, free_sizes, sequence
 
 ENCODERS = ("dense", "convolutional")
@@ -67,7 +68,8 @@ def lstm(
     activation
         Of the encoder and of the hidden dense layers, the name of a Keras activation.
     boundary
-        Of every space dimension, as for :func:`physml.networks.cnn`. Seen by the convolutional encoder alone.
+        Of every space dimension, as for :func:`physml.networks.cnn`. Seen by the convolutional encoder alone, for which dimensions
+        whose ends meet are to be multiples of 4.
     outputs
         Output channels where they are not the targets, as under a head.
     any_size
@@ -159,6 +161,9 @@ def _recurrent(
     _check(name, layout, flatten, encoder)
     check_norm(norm, name)
     activation = known(activation)
+    widths, hidden = counts(units, "units"), counts(tuple(hidden), "hidden")
+    share(dropout), share(recurrent_dropout, "recurrent_dropout")
+    encoder_units = count(encoder_units, "encoder_units")
     order = sequence(layout)
     seeds = iter(np.random.default_rng(seed).integers(2**31, size=64).tolist())
 
@@ -166,24 +171,27 @@ def _recurrent(
         return keras.layers.Dense(n, act, kernel_initializer=keras.initializers.GlorotUniform(next(seeds)))
 
     def memory(x: Any) -> Any:
-        widths = (units,) if isinstance(units, int) else tuple(units)
         for i, n in enumerate(widths):
-            layer = kind(
-                n,
-                return_sequences=i + 1 < len(widths),
-                dropout=dropout,
-                recurrent_dropout=recurrent_dropout,
-                kernel_initializer=keras.initializers.GlorotUniform(next(seeds)),
-                recurrent_initializer=keras.initializers.Orthogonal(seed=next(seeds)),
-                seed=next(seeds),
-            )
-            x = keras.layers.Bidirectional(layer)(x) if bidirectional else layer(x)
+            ways = [
+                kind(
+                    n,
+                    return_sequences=i + 1 < len(widths),
+                    go_backwards=backwards,
+                    dropout=dropout,
+                    recurrent_dropout=recurrent_dropout,
+                    kernel_initializer=keras.initializers.GlorotUniform(next(seeds)),
+                    recurrent_initializer=keras.initializers.Orthogonal(seed=next(seeds)),
+                    seed=next(seeds),
+                )
+                for backwards in ((False, True) if bidirectional else (False,))
+            ]
+            x = keras.layers.Bidirectional(ways[0], backward_layer=ways[1])(x) if bidirectional else ways[0](x)
             x = keras.layers.LayerNormalization()(x) if norm else x
         return x
 
     whole = "it makes one vector of the whole map (flatten)" if flatten and layout.space else None
     start = keras.Input(free_sizes(layout, any_size, whole))
-    count = outputs or len(layout.targets)
+    channels = outputs_of(layout, outputs)
     if flatten:
         x = Steps(order)(start)
         if encoder == "convolutional":
@@ -200,10 +208,10 @@ def _recurrent(
         x = dense(n)(x)
     mapped = flatten and layout.space and not layout.series
     out = keras.layers.Dense(
-        count * math.prod(layout.shape) if mapped else count, kernel_initializer="zeros", dtype="float32"
+        channels * math.prod(layout.shape) if mapped else channels, kernel_initializer="zeros", dtype="float32"
     )(x)
     if mapped:
-        out = keras.layers.Reshape((*layout.shape, count), dtype="float32")(out)
+        out = keras.layers.Reshape((*layout.shape, channels), dtype="float32")(out)
     return keras.Model(start, out, name=name)
 
 
@@ -211,7 +219,8 @@ def _encoder(
     layout: Layout, features: int, units: int, activation: str, boundary: Mapping[str, str] | None, seeds: Any
 ) -> keras.Model:
     """Return what makes a vector of a map."""
-    ends = boundaries(boundary or {}, layout.space)
+    ends = ends_on(layout, boundary or {}, False, "the encoder")
+    check_circles("the encoder", layout, ends, (2, 2), (3,) * len(ends))
     pooling = {1: keras.layers.AveragePooling1D, 2: keras.layers.AveragePooling2D, 3: keras.layers.AveragePooling3D}
     space = len(layout.space)
     start = x = keras.Input((*layout.shape, features))

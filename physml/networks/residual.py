@@ -108,6 +108,7 @@ def resnet(
         By name: linear, tanh, relu, sigmoid, leaky_relu, swish, gelu, elu, softmax (over channels), ...
     norm
         None, ``"batch"``, ``"layer"`` (channels of a cell) or ``"group"`` (sees the whole map).
+        ``"batch"`` and ``"group"`` leave masked cells out with *partial*; without it they count as they come.
     dropout
         Share of channels left out between the convolutions of a block in training.
     weight_decay

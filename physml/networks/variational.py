@@ -62,7 +62,10 @@ class LatentNormal(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Make the count of training steps."""
-        self.steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps", dtype="float32")
+        # Half precision counts to 2048.
+        self.steps = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="steps", dtype="float32", autocast=False
+        )
         self.built = True
 
     def call(self, x: Any, training: bool | None = None) -> Any:

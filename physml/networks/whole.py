@@ -177,3 +177,102 @@ class GlobalPool(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
         return {**super().get_config(), "kind": self.kind}
+
+
+@keras.saving.register_keras_serializable(package="physml")
+class ValidBatchNorm(keras.layers.BatchNormalization):
+    """``keras.layers.BatchNormalization`` by the mean and variance of the valid cells: ``ValidBatchNorm()(values, valid)``.
+
+    Parameters
+    ----------
+    **kwargs
+        As for the layer of Keras, which has the same weights.
+
+    Input shape
+    -----------
+    ``[batch, *space, channel]`` and the validity ``[batch, *space, 1]``, 0 on masked cells.
+
+    Output shape
+    ------------
+    ``[batch, *space, channel]``.
+    """
+
+    receptive_field = 0
+
+    def build(self, x_shape: Any, valid_shape: Any = None) -> None:
+        """Make the weights."""
+        super().build(x_shape)
+
+    def call(self, x: Any, valid: Any, training: bool | None = None) -> Any:
+        """Return the normalised values."""
+        return super().call(x, training=training, mask=valid[..., 0] > 0)
+
+    def compute_output_shape(self, x_shape: Any, valid_shape: Any = None) -> tuple[int | None, ...]:
+        """Return the shape of the values."""
+        return tuple(x_shape)
+
+
+@keras.saving.register_keras_serializable(package="physml")
+class ValidGroupNorm(keras.layers.Layer):
+    """Normalise groups of channels by the mean and variance of their valid cells: ``ValidGroupNorm(groups)(values, valid)``.
+
+    Where all cells are valid it is ``keras.layers.GroupNormalization`` (Wu and He 2018, doi:10.1007/978-3-030-01261-8_1), with the
+    same weights.
+
+    Parameters
+    ----------
+    groups
+        Number of groups; it divides the channels.
+    epsilon
+        Added to the variance.
+
+    Input shape
+    -----------
+    ``[batch, *space, channel]`` and the validity ``[batch, *space, 1]``, 0 on masked cells.
+
+    Output shape
+    ------------
+    ``[batch, *space, channel]``.
+    """
+
+    whole_map = "it takes mean and variance over all valid cells"
+
+    def __init__(self, groups: int, epsilon: float = 1e-3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.groups, self.epsilon = int(groups), float(epsilon)
+
+    def build(self, x_shape: Any, valid_shape: Any) -> None:
+        """Make factor and shift of each channel."""
+        channels = int(x_shape[-1])
+        if self.groups < 1 or channels % self.groups:
+            refuse(
+                "ValidGroupNorm: groups do not divide the channels", f"a divisor of {channels}", self.groups, "groups=1"
+            )
+        self.gamma = self.add_weight(shape=(channels,), initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=(channels,), initializer="zeros", name="beta")
+        self.built = True
+
+    def call(self, x: Any, valid: Any) -> Any:
+        """Return the normalised values."""
+        # Sums over a map leave half precision.
+        values, seen = ops.cast(x, "float32"), ops.cast(valid > 0, "float32")
+        channels, axes = int(x.shape[-1]), tuple(range(1, len(x.shape) - 1))
+        spread = np.kron(np.eye(self.groups), np.full((channels // self.groups,) * 2, self.groups / channels)).astype(
+            "float32"
+        )
+        cells = ops.maximum(ops.sum(seen, axis=axes, keepdims=True), 1.0)
+
+        def mean(y: Any) -> Any:
+            return ops.matmul(ops.sum(y * seen, axis=axes, keepdims=True) / cells, spread)
+
+        values = values - mean(values)
+        values = values / ops.sqrt(mean(ops.square(values)) + self.epsilon)
+        return ops.cast(values * ops.cast(self.gamma, "float32") + ops.cast(self.beta, "float32"), x.dtype)
+
+    def compute_output_shape(self, x_shape: Any, valid_shape: Any) -> tuple[int | None, ...]:
+        """Return the shape of the values."""
+        return tuple(x_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}

@@ -11,6 +11,7 @@ from physml.explain import Explainer, area_mean, box_mean, climatology, groups, 
 from physml.explain.gradients.cam import resized
 from physml.explain.gradients.lrp import inspect, relevance, rule
 from physml.fields import FieldSpec
+from physml.networks import unet
 from physml.networks.padding import Pad
 
 
@@ -174,6 +175,22 @@ def test_relevance_follows_cells_around_the_circle():
     network.set_weights([np.array([1.0, 0.0, 10.0])[:, None, None]])
     r, _ = relevances(network, [[[1.0], [2.0], [3.0], [4.0]]], weights=np.array([1.0, 0, 0, 0]))
     np.testing.assert_allclose(r[0, :, 0], [0, 20, 0, 4], rtol=1e-6)  # both neighbours of the first cell
+
+
+def test_a_network_of_many_scales_keeps_its_relevance_and_one_under_a_mask_is_named():
+    cells = xr.Dataset({"a": (("time", "x"), np.zeros((3, 10)))}, {"time": np.arange(3)})
+    layout = FieldSpec("a", "a").bind(cells)
+    network = unet(layout, boundary={"x": "open"}, filters=3, depth=2, convolutions=1)
+    rng = np.random.default_rng(0)
+    network.set_weights([rng.normal(0, 0.5, w.shape) if w.ndim > 1 else w for w in network.get_weights()])
+    x = rng.normal(size=(2, 10, 1))
+    r, f = relevances(network, x)
+    np.testing.assert_allclose(total(r), f, rtol=1e-4)
+    partial = unet(layout, boundary={"x": "open"}, filters=3, depth=1, partial="nan")
+    with pytest.raises(
+        NotImplementedError, match=r"relevance cannot pass.*\(Valid\).*\(PartialConv\).*kind='integrated'"
+    ):
+        inspect(partial, (None, 10, 1), "float32")
 
 
 @pytest.mark.parametrize("increment", [True, pytest.param(False, marks=pytest.mark.long)])

@@ -61,7 +61,7 @@ def test_a_linear_autoencoder_reaches_the_error_of_as_many_eofs(waves):
     assert np.mean(found**2) < 1.01 * best
 
 
-@pytest.mark.parametrize("filters", [(), (3, 4)])
+@pytest.mark.parametrize("filters", [pytest.param((), marks=pytest.mark.long), (3,)])
 def test_maps_pass_through_latent_vectors_lazily_and_by_name(waves, filters, nothing_computed, tmp_path):
     model, _ = model_of(
         waves, [NonNegative("c")], kind="plain", latent=2, hidden=(7,), filters=filters, boundary=ENDS, seed=3
@@ -86,6 +86,21 @@ def test_odd_maps_come_back_in_their_size_and_begin_at_the_mean():
     network = networks.autoencoder(layout, kind="plain", latent=2, filters=(2, 3, 3), boundary={"x": "open"})
     assert network.output_shape == (None, 11, 1)
     assert not network.predict_on_batch(np.ones((2, 11, 1), "float32")).any()
+
+
+def test_circles_and_poles_want_levels_that_divide_them():
+    maps = xr.DataArray(np.zeros((3, 6, 10), "float32"), dims=("time", "lat", "lon"))
+    layout = FieldSpec("a", "a").bind(xr.Dataset({"a": maps}, {"time": np.arange(3), "lat": np.linspace(-75, 75, 6)}))
+    shared = {"kind": "plain", "latent": 2, "filters": (2, 2)}
+    with pytest.raises(ValueError, match=r"autoencoder: pooling does not divide 'lon'.*5 of 10 cells"):
+        networks.autoencoder(layout, boundary=ENDS, **shared)
+    with pytest.raises(ValueError, match=r"the encoder: pooling does not divide 'lon'.*5 of 10 cells"):
+        networks.lstm(layout, boundary=ENDS, flatten=True, encoder="convolutional")
+    assert networks.autoencoder(layout, boundary={"lat": "open", "lon": "open"}, **shared).output_shape[1:] == (
+        6,
+        10,
+        1,
+    )
 
 
 def test_noise_is_there_in_training_alone_and_not_on_land():
@@ -125,7 +140,7 @@ def test_latent_vectors_are_drawn_in_training_and_the_divergence_joins_the_loss(
 
 def test_a_variational_model_trains_is_deterministic_in_predict_and_draws_from_its_prior(waves, tmp_path):
     model, batches = model_of(waves, [NonNegative("c")], kind="variational", latent=2, hidden=(8,), beta=0.5, warmup=3)
-    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    model.compile(keras.optimizers.Adam(1e-2), "mse", jit_compile=False)
     x, y, _ = batches[0]
     start = model.evaluate(x, y, verbose=0)
     history = model.fit(batches, epochs=40, verbose=0).history["loss"]
@@ -183,3 +198,14 @@ def test_what_cannot_be_built_is_refused(waves, arguments, words):
     layout = FieldSpec("c", "c").bind(waves)
     with pytest.raises(ValueError, match=words):
         build("autoencoder", layout, **{"latent": 2, **arguments})
+
+
+def test_the_weight_of_the_divergence_grows_in_half_precision_too():
+    layer = LatentNormal(1.0, warmup=4000, dtype="mixed_float16")
+    layer(np.ones((2, 4)))
+    layer.steps.assign(3000.0)
+    layer(np.ones((2, 4)), training=True)
+    assert float(layer.steps.value) == 3001.0
+    assert float(layer.losses[0]) == pytest.approx(
+        3000 / 4000 * float(kl_divergence(np.ones((1, 2)), np.ones((1, 2)))[0])
+    )

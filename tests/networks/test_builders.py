@@ -37,6 +37,10 @@ CASES = {
 }  # fmt: skip
 
 RARE = (
+    "cnn",
+    "unet",
+    "unet, poles",
+    "resnet to numbers",
     "resnet, classic",
     "unet, odd",
     "unet, partial, strides",

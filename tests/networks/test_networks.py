@@ -95,6 +95,7 @@ def test_weights_begin_apart_and_follow_the_seed():
     assert all((a != b).any() for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.long
 def test_half_precision_inside_comes_out_as_float32():
     layout = layout_of(lat=4, lon=6)
     keras.config.set_dtype_policy("mixed_float16")
@@ -107,6 +108,7 @@ def test_half_precision_inside_comes_out_as_float32():
         assert network.layers[2].compute_dtype == "float16"
 
 
+@pytest.mark.long
 def test_networks_survive_their_config_as_json():
     layout = layout_of(lat=5, lon=6)
     network = awake(networks.cnn(layout, boundary={"lat": "closed", "lon": "periodic"}, filters=3, coast=True))

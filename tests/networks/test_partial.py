@@ -8,8 +8,9 @@ import pytest
 
 from physml import FieldModel, FieldSpec, Scaling, load, networks, predict
 from physml.networks import Pad, PartialConv, Valid
+from physml.networks.blocks import Blocks, Maps
 from physml.networks.sampling import Pool
-from physml.networks.whole import GlobalPool
+from physml.networks.whole import GlobalPool, ValidGroupNorm
 
 # Eager steps compile every operation by itself on JAX.
 UNET = pytest.param(
@@ -123,7 +124,7 @@ def test_valid_cells_are_those_of_the_grid_not_missing_or_of_a_channel():
     np.testing.assert_array_equal(np.asarray(Valid(channel=1)(x)[1]), ones())
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet", UNET])
+@pytest.mark.parametrize("name", ["cnn", pytest.param("resnet", marks=pytest.mark.long), UNET])
 def test_a_network_under_a_mask_is_the_plain_one_where_all_cells_are_valid(name, layout_of, awake):
     all_wet = layout_of("a", np.ones((8, 8), bool), lat=8, lon=8)
     arguments = {"filters": 3, "depth": 2} if name == "unet" else {"filters": 3 if name == "cnn" else (3,), "blocks": 1}
@@ -166,6 +167,36 @@ def test_a_model_under_its_mask_is_saved_and_says_why_it_takes_no_tiles(sst, tmp
         predict(model, sst, tiles={"lon": 3})
 
 
+@pytest.mark.parametrize("any_size", [False, True])
+def test_in_a_model_the_cells_that_are_nan_are_those_of_its_mask(sst, any_size):
+    spec = FieldSpec(["salt"], ["salt"], target_offsets=1, mask="wet", area="area")
+    scaling = Scaling.fit(sst, spec)
+    arguments = {"boundary": {"lat": "closed", "lon": "periodic"}, "filters": 3, "blocks": 0}
+    by_mask = networks.cnn(scaling.layout, **arguments, partial=True)
+    by_mask.set_weights([RNG.normal(size=w.shape) for w in by_mask.get_weights()])
+    by_nan = networks.cnn(scaling.layout, **arguments, partial="nan", any_size=any_size)
+    by_nan.set_weights(by_mask.get_weights())
+    x = scaling.layout.pack(sst, "inputs").values[:2].astype("float32")
+    assert not scaling.layout.valid("inputs").all()
+    expected = np.asarray(FieldModel(by_mask, scaling=scaling)(x))
+    np.testing.assert_array_equal(np.asarray(FieldModel(by_nan, scaling=scaling)(x)), expected)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_norms_under_a_mask_know_valid_cells_alone(norm):
+    x = RNG.normal(3, 2, size=(4, 8, 12, 16)).astype("float32")
+    values, valid = keras.Input((8, 12, 16)), keras.Input((8, 12, 1))
+    blocks = Blocks(("open", "open"), norm=norm)
+    masked = keras.Model([values, valid], blocks.normalise(Maps(values, valid)).values)
+    plain = keras.Model(values, blocks.normalise(values))
+    everywhere = np.asarray(masked([x, np.ones_like(x[..., :1])], training=True))
+    np.testing.assert_allclose(everywhere, np.asarray(plain(x, training=True)), rtol=1e-4, atol=1e-5)
+    y = np.asarray(masked([np.where(ones(rows=4) > 0, x, 0), ones(rows=4)], training=True))[:, WET]
+    groups = y.reshape(-1, 16) if norm == "batch" else y.reshape(4, -1, 2, 8).transpose(1, 3, 0, 2).reshape(-1, 8)
+    np.testing.assert_allclose(groups.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(groups.std(0), 1, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -174,6 +205,10 @@ def test_a_model_under_its_mask_is_saved_and_says_why_it_takes_no_tiles(sst, tmp
         (lambda: PartialConv(2, 3, 1.5), r"PartialConv: strides is no count"),
         (lambda: PartialConv(2, (3, 3))(np.zeros((1, 4, 1)), np.zeros((1, 4, 1))), r"does not fit the map"),
         (lambda: PartialConv(2, 3)(np.zeros((1, 4, 3)), np.zeros((1, 4, 2))), r"validity has other channels.*1 or 3"),
+        (
+            lambda: ValidGroupNorm(3)(np.zeros((1, 4, 8)), np.zeros((1, 4, 1))),
+            r"do not divide the channels.*divisor of 8",
+        ),
         (lambda: Valid(), r"does not know which cells are valid"),
         (lambda: Valid("nam"), r"which cells are valid; did you mean 'nan'\?"),
         (lambda: Valid(WET)(np.zeros((1, 4, 4, 1))), r"the map is not the grid of the mask.*\(8, 12\)"),

@@ -47,7 +47,14 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("which", VARIANTS)
+RARE = ("unet, partial", "unet, strides", "unet, seam", "resnet", "cnn, poles")
+
+
+def everyday(cases):
+    return [pytest.param(c, marks=pytest.mark.long) if c in RARE else c for c in cases]
+
+
+@pytest.mark.parametrize("which", everyday(VARIANTS))
 def test_the_field_of_a_network_is_that_of_changed_cells(which, layout_of):
     name, cells, arguments = VARIANTS[which]
     layout = layout_of(lat=cells[0], lon=cells[1])
@@ -70,8 +77,9 @@ def test_the_field_of_a_network_is_that_of_changed_cells(which, layout_of):
 @pytest.mark.parametrize(
     ("sizes", "depth"),
     [
-        ((8, 8), 1),
-        ((17, 18), 1),
+        pytest.param((8, 8), 1, marks=pytest.mark.long),
+        ((9, 14), 1),
+        pytest.param((17, 18), 1, marks=pytest.mark.long),
         pytest.param((18, 22), 1, marks=pytest.mark.long),
         pytest.param((24, 8), 2, marks=pytest.mark.long),
     ],
@@ -137,7 +145,7 @@ TILED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("which", TILED)
+@pytest.mark.parametrize("which", everyday(TILED))
 def test_tiles_give_the_whole_map(which, awake):
     shape, boundary, tiles, arguments = TILED[which]
     ds, scaling = globe(shape)

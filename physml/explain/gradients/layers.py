@@ -12,13 +12,15 @@ from keras import layers, ops
 from physml._errors import describe
 from physml.explain.gradients.relevance import Affine, Linear, Moved, Part, Pooled, Signal, Single
 from physml.networks.padding import Inside, Pad
+from physml.networks.sampling import CropTo, PadTo, Upsample
+from physml.networks.whole import Gather, Scatter
 from physml.receptive import replay
 
 SUPPORTED = (
     "Dense, EinsumDense, Conv1D/2D/3D, their depthwise, separable and transposed forms, BatchNormalization, Normalization, "
     "Rescaling, activations of one cell (not softmax), max, average and global pooling, Add, Average, Subtract, Maximum, "
-    "Concatenate, Flatten, Reshape, Permute, RepeatVector, ZeroPadding, Cropping, UpSampling (nearest, bilinear), Pad and "
-    "Inside of physml, Dropout and noise, and sums, slices, joins and reshapes by keras.ops"
+    "Concatenate, Flatten, Reshape, Permute, RepeatVector, ZeroPadding, Cropping, UpSampling (nearest, bilinear), Pad, PadTo, "
+    "CropTo, Upsample, Inside, Gather and Scatter of physml, Dropout and noise, and sums, slices, joins and reshapes by keras.ops"
 )
 
 
@@ -40,11 +42,16 @@ MOVED = (
     *_named(layers, "ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D"),
     *_named(layers, "UpSampling1D UpSampling3D"),
     Pad,
+    PadTo,
+    CropTo,
     Inside,
+    Gather,
+    Scatter,
 )
 POOLED = (
     *_named(layers, "AveragePooling1D AveragePooling2D AveragePooling3D Add Average"),
     *_named(layers, "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D"),
+    Upsample,
 )
 SINGLE = (layers.ReLU, layers.LeakyReLU, layers.ELU, layers.PReLU)
 DIVISIONS = ("Divide", "TrueDivide")
