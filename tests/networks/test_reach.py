@@ -47,7 +47,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
-RARE = ("unet, partial", "unet, strides", "unet, seam", "resnet", "cnn, poles")
+RARE = ("unet, partial", "unet, odd", "unet, strides", "unet, seam", "resnet", "cnn, poles")
 
 
 def everyday(cases):
