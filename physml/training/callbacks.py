@@ -26,11 +26,21 @@ def display() -> Progress:
     )
 
 
-class Finite(keras.callbacks.TerminateOnNaN):
-    """Stops a run whose loss is not finite."""
+class Finite(keras.callbacks.Callback):
+    """Stops a run whose loss is not finite: at once, and with JAX, whose batches run ahead of their losses, after the epoch."""
 
     async_safe = True
     """Keras need not wait for the loss of every batch before it begins the next."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Stop within the epoch."""
+        if keras.backend.backend() != "jax":
+            self.on_epoch_end(0, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Stop after it."""
+        if not math.isfinite(float((logs or {}).get("loss", 0.0))):
+            self.model.stop_training = True
 
 
 class Show(keras.callbacks.Callback):
