@@ -183,7 +183,10 @@ def test_the_unit_of_a_transformed_target_is_in_its_own_units():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"type": "Fluxform"}, r"unknown head 'Fluxform'; did you mean 'FluxForm'\?.*one of Classes, FluxForm, Gaussian, Helm"),
+        (
+            {"type": "Fluxform"},
+            r"unknown head 'Fluxform'; did you mean 'FluxForm'\?.*one of Classes, FluxForm, Gaussian, Helm",
+        ),
         ({"boundary": {}}, r"unknown head None. Expected: one of"),
         ({"type": "FluxForm", "bounday": {}}, r"head FluxForm has no argument 'bounday'; did you mean 'boundary'"),
         ({"type": "FluxForm"}, r"head FluxForm needs 'boundary'. Expected: boundary=...: it has no default"),
