@@ -171,7 +171,8 @@ def stream(
     try:
         if fresh:
             partial.mkdir(parents=True)
-            (bare if target.suffix == ".nc" else fields).to_zarr(store, compute=False, consolidated=False, mode="w")
+            laid = bare if target.suffix == ".nc" else settled(fields)
+            laid.to_zarr(store, compute=False, consolidated=False, mode="w")
             _save(partial, state)
         starts = np.cumsum([0, *sizes])
         for i in _shown(range(len(sizes)), progress, f"predict to {target.name}"):
@@ -241,6 +242,11 @@ def _nameless(config: Any) -> Any:
         gone = ("name", "inbound_nodes", "input_layers", "output_layers", "build_config", "shared_object_id")
         return {k: _nameless(v) for k, v in config.items() if k not in gone}
     return [_nameless(v) for v in config] if isinstance(config, list | tuple) else str(config)
+
+
+def settled(ds: xr.Dataset) -> xr.Dataset:
+    """Return names along dimensions as strings of any length: zarr has no settled form for those of fixed length."""
+    return ds.assign_coords({n: c.astype(object) for n, c in ds.coords.items() if c.dtype.kind == "U"})
 
 
 def _regular(fields: xr.Dataset) -> xr.Dataset:

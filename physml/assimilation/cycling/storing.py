@@ -18,6 +18,7 @@ from physml._atomic import put
 from physml._errors import describe, refuse
 from physml.assimilation.cycling.labelling import Columns, Labels
 from physml.provenance import stamp
+from physml.stream import settled
 
 PROGRESS, STORE = "progress.json", "run.zarr"
 CHUNK_BYTES = 32e6
@@ -149,8 +150,7 @@ class _Writer:
             blank = dask.array.full(shape, np.nan, dtype=v.dtype, chunks=chunks)
             empty[name] = xr.Variable(v.dims, blank, v.attrs)
         ds = xr.Dataset(empty, attrs=dict(self.labels.attrs)).assign_coords(self.labels.coords())
-        # Zarr has no settled form for strings of fixed length.
-        ds = ds.assign_coords({n: c.astype(object) for n, c in ds.coords.items() if c.dtype.kind == "U"})
+        ds = settled(ds)
         made = self.partial / (STORE + ".new")
         shutil.rmtree(made, ignore_errors=True)
         stamp(ds, self.labels.action).to_zarr(made, compute=False, consolidated=False, mode="w")
