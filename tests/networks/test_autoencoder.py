@@ -44,6 +44,7 @@ def awake(model):
     return model
 
 
+@pytest.mark.long
 def test_a_linear_autoencoder_reaches_the_error_of_as_many_eofs(waves):
     model, batches = model_of(waves, kind="plain", latent=2, activation="linear")
     x, y, _ = batches[0]

@@ -49,6 +49,7 @@ def test_stochastic_descent_takes_a_step_for_every_sample(make, batches):
     assert history["loss"][1] < history["loss"][0]
 
 
+@pytest.mark.long
 def test_one_seed_makes_one_history(make, batches):
     def run(seed):
         return fit(make(0.5), batches(8, shuffle=True, seed=1), epochs=2, seed=seed)

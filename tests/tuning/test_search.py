@@ -67,6 +67,7 @@ def test_the_same_seed_finds_the_same_and_another_does_not():
     assert not np.allclose(one.dataset.damping, other.dataset.damping)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["grid", "random", "bayesian"])
 def test_a_search_that_goes_on_is_the_one_that_never_stopped(method, tmp_path):
     n = 12 if method == "grid" else 14
@@ -122,6 +123,7 @@ def test_data_that_judge_are_no_data_to_choose_on():
         search(build, SPACE, split.test, spec=SPEC, method="random", n_trials=1, score="rmse")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prune", ["median", "hyperband"])
 def test_bad_trials_end_early_and_the_best_does_not(prune):
     result = found(n_trials=24, prune=prune, validation=6, space={"damping": between(-2.0, 1.0)})
