@@ -174,6 +174,14 @@ def brier(truth: Any, parameters: Any, class_weights: Sequence[float] | None = N
     return _class_weighted(ops.sum(ops.square(parameters - hot), axis=-1), hot, class_weights)
 
 
+def weighed(y: Any, weights: Any) -> Any:
+    """Return targets or outputs with 0 where they carry no weight, whatever stands there."""
+    weights = ops.convert_to_tensor(weights)
+    while len(weights.shape) < len(y.shape):
+        weights = ops.expand_dims(weights, -1)
+    return ops.where(weights > 0, y, ops.zeros_like(y))
+
+
 def _one_hot(truth: Any, parameters: Any) -> Any:
     classes = ops.cast(np.arange(parameters.shape[-1]), truth.dtype)
     number = ops.expand_dims(truth, -1)

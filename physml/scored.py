@@ -10,7 +10,8 @@ from keras import ops
 
 from physml.data.batches import Batches, EpochOf
 from physml.heads.distribution import Distribution
-from physml.sizes import on_grid, valid_cells, weighed
+from physml.losses import weighed
+from physml.sizes import on_grid, valid_cells
 
 if TYPE_CHECKING:
     from physml.data._scaling_graph import ScalingGraph

@@ -101,11 +101,3 @@ def valid_cells(model: FieldModel, x: Any) -> Any:
         return ops.ones_like(v, dtype="bool") if mask is None else ops.logical_and(mask, ops.ones_like(v, dtype="bool"))
 
     return on_grid(model, x, by_layout, ops.isfinite)
-
-
-def weighed(y: Any, weights: Any) -> Any:
-    """Return targets or outputs with 0 where they carry no weight, whatever stands there."""
-    weights = ops.convert_to_tensor(weights)
-    while len(weights.shape) < len(y.shape):
-        weights = ops.expand_dims(weights, -1)
-    return ops.where(weights > 0, y, ops.zeros_like(y))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -68,4 +67,4 @@ def training_step(
         optimizer.apply(tape.gradient(value, raw, unconnected_gradients="zero"), variables)
         return told
 
-    return tf.function(functools.partial(taped), autograph=False)
+    return tf.function(taped, autograph=False)

@@ -28,7 +28,6 @@ _HOMES = {
     "critic": "critics",
     "WGAN": "gan",
     "gradient_penalty": "critics",
-    "ensemble_crps": "critics",
 }
 _LAYERS = ("padding", "partial", "sampling", "whole", "tendency", "sequences", "memory", "variational")
 """Modules with layers of their own."""

@@ -42,27 +42,6 @@ def gradient_penalty(slope: Any) -> Any:
     return ops.square(ops.sqrt(square + 1e-12) - 1.0)
 
 
-def ensemble_crps(members: Any, truth: Any) -> Any:
-    """Return the continuous ranked probability score of an ensemble, unbiased by its size (Ferro 2014, doi:10.1002/qj.2270).
-
-    Parameters
-    ----------
-    members
-        ``[member, ...]``, two or more.
-    truth
-        ``[...]``.
-
-    Examples
-    --------
-    >>> float(ensemble_crps(ops.array([0.0, 2.0]), ops.array(1.0)))
-    0.0
-    """
-    count = members.shape[0]
-    error = ops.mean(ops.abs(members - truth[None]), axis=0)
-    spread = sum(ops.abs(members[i] - members[j]) for i in range(count) for j in range(i))
-    return error - spread / (count * (count - 1))
-
-
 def condition(layout: Layout, noise: str = NOISE) -> np.ndarray:
     """Return the positions of the input channels that are no noise.
 

@@ -17,7 +17,8 @@ from keras import ops
 
 from physml import _backend
 from physml._errors import closest, is_count, refuse
-from physml.networks.critics import NOISE, condition, ensemble_crps, gradient_penalty
+from physml.losses import fair_crps, weighed
+from physml.networks.critics import NOISE, condition, gradient_penalty
 
 CONTENTS = ("mse", "crps")
 
@@ -179,12 +180,12 @@ class WGAN:
 
     def _critic_loss(self, x: Any, y: Any, weights: Any, noise: Any, between: Any) -> Any:
         x = self._with_noise(x, noise)
-        seen, real = self._seen(x), _shown(self.generator.scaled_targets(y, x), weights)
+        seen, real = self._seen(x), weighed(self.generator.scaled_targets(y, x), weights)
         fake = self.generator.scaled_targets(self.generator(x, training=True), x)
-        fake = _shown(ops.stop_gradient(fake), weights)  # where no truth is, neither is seen
+        fake = weighed(ops.stop_gradient(fake), weights)  # where no truth is, neither is seen
         point = between * real + (1.0 - between) * fake
         _, (slope,) = _backend.slopes(lambda u: self._judged(seen, u), [point])
-        penalty = ops.mean(gradient_penalty(_shown(slope, weights)))
+        penalty = ops.mean(gradient_penalty(weighed(slope, weights)))
         distance = ops.mean(self._judged(seen, real)) - ops.mean(self._judged(seen, fake))
         return self.penalty * penalty - distance, (distance, penalty)
 
@@ -199,27 +200,22 @@ class WGAN:
         answer = self.generator(x, training=True)
         penalties = self.generator.losses
         fake = self.generator.scaled_targets(answer, x)
-        shown = _shown(fake, ops.concatenate([weights] * count, axis=0))
+        shown = weighed(fake, ops.concatenate([weights] * count, axis=0))
         verdict = ops.mean(self._judged(self._seen(x), shown))
         content = ops.zeros((), fake.dtype)
         if self.content is not None:
             drawn = ops.reshape(fake, (count, -1, *cells))
             own = self.generator.scaled_targets(y, x[: ops.shape(y)[0]])
-            error = ensemble_crps(drawn, own) if self.content == "crps" else ops.square(ops.mean(drawn, axis=0) - own)
+            if self.content == "crps":
+                error = fair_crps(own, ops.moveaxis(drawn, 0, -1))
+            else:
+                error = ops.square(ops.mean(drawn, axis=0) - own)
             weights = ops.cast(weights, error.dtype)
             if len(weights.shape) < len(error.shape):
                 weights = ops.expand_dims(weights, -1)
             content = ops.mean(weights * error)
         value = self.content_weight * content - verdict + sum(penalties, 0.0)
         return value, (verdict, content)
-
-
-def _shown(y: Any, weights: Any) -> Any:
-    """Return what the critic sees of fields: 0 where no truth is, which weighs nothing."""
-    weights = ops.convert_to_tensor(weights)
-    while len(weights.shape) < len(y.shape):
-        weights = ops.expand_dims(weights, -1)
-    return ops.where(weights > 0, y, ops.zeros_like(y))
 
 
 def _check(generator: Any, critic: keras.Model, seen: int, content: str | None, members: int, n_critic: int) -> None:

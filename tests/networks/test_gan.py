@@ -8,7 +8,8 @@ import xarray as xr
 import physml
 from physml import FieldModel, FieldSpec, Scaling, _backend, networks
 from physml.learners import generate, with_noise, with_noise_inputs
-from physml.networks import WGAN, critic, ensemble_crps, gradient_penalty
+from physml.losses import fair_crps
+from physml.networks import WGAN, critic, gradient_penalty
 
 RNG = np.random.default_rng(0)
 ENDS = {"y": "closed", "x": "periodic"}
@@ -91,7 +92,7 @@ def test_the_crps_of_an_ensemble_is_the_sum_over_pairs():
     members, truth = RNG.normal(size=(5, 7)), RNG.normal(size=7)
     pairs = np.abs(members[:, None] - members[None]).sum((0, 1)) / (2 * 5 * 4)
     expected = np.abs(members - truth).mean(0) - pairs
-    np.testing.assert_allclose(np.asarray(ensemble_crps(members, truth)), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(fair_crps(truth, members.T)), expected, rtol=1e-5)
 
 
 def test_training_moves_both_and_follows_the_seed(fine):
