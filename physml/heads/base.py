@@ -74,7 +74,7 @@ class Head:
         """Return the layout of what the model answers: by default that of the targets themselves.
 
         A head whose output is more than the targets (a mean and a standard deviation, quantiles, probabilities of classes) returns
-        a layout with other targets, from :func:`physml.heads.distribution.answering`; predictions are labelled by it.
+        a layout with other targets, from :func:`physml.heads._answers.answering`; predictions are labelled by it.
         """
         return layout
 

@@ -15,7 +15,8 @@ from physml._errors import describe
 from physml.data._scaling_graph import ScalingGraph
 from physml.fields import FieldSpec
 from physml.heads import _flags
-from physml.heads.distribution import Distribution, answering, folded, refuse_taken, unfolded
+from physml.heads._answers import along_classes, answering, probability, refuse_taken
+from physml.heads.distribution import Distribution, folded, unfolded
 from physml.layout import Layout, Variable
 
 
@@ -184,16 +185,9 @@ class Classes(Distribution):
             answered[n] = replace(known, attrs=_flags.flag_attrs(known, numbers, names))
         for n, like in targets.items():
             known = layout.variables[like]
-            at = known.dims.index(spec.sample_dim) + 1
             label = n if self.onehot else known.attrs.get("long_name", n)
-            answered[f"{n}_probability"] = Variable(
-                (*known.dims[:at], self.dim, *known.dims[at:]),
-                "float32",
-                {"long_name": f"probability of {label}", "units": "1"},
-                {**known.levels, self.dim: names},
-            )
-        along = {self.dim: xr.Variable(self.dim, list(names), {"long_name": "class"})}
-        return answering(layout, answered, along=along)
+            answered[f"{n}_probability"] = probability(known, layout, label, self.dim, names)
+        return answering(layout, answered, along_classes(names, self.dim))
 
     def units(self, unit: np.ndarray, layout: Layout) -> np.ndarray:
         """Return 1 for all: classes and probabilities have no units."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import keras
@@ -15,7 +14,7 @@ from physml._errors import closest, describe
 from physml.data._scaling_graph import ScalingGraph
 from physml.fields import FieldSpec
 from physml.heads.base import Head
-from physml.layout import Layout, Variable
+from physml.layout import Layout
 
 
 class Distribution(Head, kind=True):
@@ -164,93 +163,6 @@ class HeadLoss(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
         return {**super().get_config(), "loss": self.loss, "head": self.head, "arguments": self.arguments}
-
-
-def answering(
-    layout: Layout,
-    variables: Mapping[str, Variable],
-    order: Sequence[str] | None = None,
-    along: Mapping[str, xr.Variable] | None = None,
-) -> Layout:
-    """Return a layout with other targets, at the same offsets: what a head answers.
-
-    Parameters
-    ----------
-    layout
-        Layout of inputs and targets.
-    variables
-        The answered variables; one that is also an input keeps, in the result, what is remembered of it as a target.
-    order
-        Their order; by default that of *variables*.
-    along
-        Labels of the dimensions that the head adds, by name.
-
-    Raises
-    ------
-    ValueError
-        Where a new name is taken by another variable, or a new dimension by another dimension.
-    """
-    spec = layout.spec
-    taken = [n for n in variables if n in layout.variables and n not in spec.targets]
-    if taken:
-        raise ValueError(
-            describe(
-                f"the head would answer {taken[0]!r}, which is the name of an input",
-                expected="a name of its own",
-                received=repr(taken[0]),
-                remedy="rename the input",
-            )
-        )
-    levels = {d for n in spec.targets for d in layout.variables[n].levels}
-    used = [d for d in along or {} if d in {spec.sample_dim, *layout.space, *layout.members, *levels}]
-    if used:
-        raise ValueError(
-            describe(
-                f"the head would add the dimension {used[0]!r}, which the data have",
-                expected="a name of its own",
-                received=repr(used[0]),
-                remedy="give the head another: dim='...'",
-            )
-        )
-    return replace(
-        layout,
-        spec=replace(spec, targets=tuple(order or variables)),
-        variables={**layout.variables, **variables},
-        statics=layout.statics.drop_vars(list(along or {}), errors="ignore").assign_coords(along or {}),
-    )
-
-
-def refuse_taken(layout: Layout, names: Sequence[str]) -> None:
-    """Refuse targets that have a name which the head gives to what it answers beside them."""
-    taken = [n for n in names if n in layout.spec.targets]
-    if taken:
-        raise ValueError(
-            describe(
-                f"the head would answer {taken[0]!r}, which is the name of a target",
-                expected="a name of its own",
-                received=repr(taken[0]),
-                remedy="rename the target",
-            )
-        )
-
-
-def spread_along(layout: Layout, dim: str, labels: Sequence[Any], attrs: Mapping[str, Any]) -> Layout:
-    """Return a layout whose targets have one dimension more, beside the samples: quantiles, or members.
-
-    Parameters
-    ----------
-    layout
-        Layout of inputs and targets.
-    dim, labels, attrs
-        The dimension, its labels and what is said of them.
-    """
-    found = {}
-    for name in layout.spec.targets:
-        known = layout.variables[name]
-        at = known.dims.index(layout.spec.sample_dim) + 1
-        dims = (*known.dims[:at], dim, *known.dims[at:])
-        found[name] = replace(known, dims=dims, levels={**known.levels, dim: tuple(labels)})
-    return answering(layout, found, along={dim: xr.Variable(dim, list(labels), dict(attrs))})
 
 
 def each(function: Callable[[Any, Any], Any], values: Any, x: Any) -> Any:

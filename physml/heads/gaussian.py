@@ -14,7 +14,8 @@ from keras import ops
 from physml import losses
 from physml._errors import closest, describe
 from physml.data._scaling_graph import ScalingGraph
-from physml.heads.distribution import Distribution, answering, refuse_taken
+from physml.heads._answers import answering, refuse_taken
+from physml.heads.distribution import Distribution
 from physml.layout import Layout
 
 SIGMAS = ("learned", "constant")

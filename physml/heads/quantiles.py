@@ -15,7 +15,8 @@ from keras import ops
 from physml import losses
 from physml._errors import describe
 from physml.data._scaling_graph import ScalingGraph
-from physml.heads.distribution import Distribution, each, folded, spread_along, unfolded
+from physml.heads._answers import along_quantiles
+from physml.heads.distribution import Distribution, each, folded, unfolded
 from physml.layout import Layout
 
 
@@ -73,7 +74,7 @@ class Quantiles(Distribution):
 
     def answers(self, layout: Layout) -> Layout:
         """Return the layout of the quantiles."""
-        return spread_along(layout, self.dim, self.levels, {"long_name": "level of the quantile", "units": "1"})
+        return along_quantiles(layout, self.levels, self.dim)
 
     def units(self, unit: np.ndarray, layout: Layout) -> np.ndarray:
         """Return typical sizes of the quantiles."""

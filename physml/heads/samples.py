@@ -13,7 +13,8 @@ from keras import ops
 from physml import losses
 from physml._errors import is_count, refuse
 from physml.data._scaling_graph import ScalingGraph
-from physml.heads.distribution import Distribution, each, folded, spread_along, unfolded
+from physml.heads._answers import spread_along
+from physml.heads.distribution import Distribution, each, folded, unfolded
 from physml.layout import Layout
 
 

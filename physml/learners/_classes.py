@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import xarray as xr
 
 from physml._errors import describe
 from physml.heads import _flags
+from physml.heads._answers import along_classes, answering, probability
 from physml.layout import Layout, Variable
-from physml.learners._fitted import answering
 
 DIM = "category"
 """Dimension of the classes."""
@@ -52,10 +51,5 @@ def answers(layout: Layout, numbers: Sequence[float], names: Sequence[str]) -> L
     for n, known in targets.items():
         out[n] = replace(known, attrs=_flags.flag_attrs(known, numbers, names), dtype="float32")
     for n, known in targets.items():
-        at = known.dims.index(layout.spec.sample_dim) + 1
-        attrs = {"long_name": f"probability of {known.attrs.get('long_name', n)}", "units": "1"}
-        dims, levels = (*known.dims[:at], DIM, *known.dims[at:]), {**known.levels, DIM: tuple(names)}
-        out[f"{n}_probability"] = Variable(dims, "float32", attrs, levels)
-    made = answering(layout, out)
-    label = xr.Variable(DIM, list(names), {"long_name": "class"})
-    return replace(made, statics=made.statics.drop_vars(DIM, errors="ignore").assign_coords({DIM: label}))
+        out[f"{n}_probability"] = probability(known, layout, known.attrs.get("long_name", n), DIM, names)
+    return answering(layout, out, along_classes(names, DIM), "learner")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -17,7 +17,8 @@ from physml._errors import describe
 from physml.data._assemble import fill_masked
 from physml.data.split import refuse_judges
 from physml.fields import FieldSpec, Role
-from physml.layout import Layout, Variable
+from physml.heads._answers import answering
+from physml.layout import Layout
 
 LEARNERS: dict[str, type[Fitted]] = {}
 """Learners by the name that saved files use; a subclass of :class:`Fitted` is known once it is defined."""
@@ -284,23 +285,6 @@ def _nowhere(layout: Layout) -> Layout:
     )
 
 
-def answering(layout: Layout, variables: Mapping[str, Variable]) -> Layout:
-    """Return a layout with other targets at the same offsets; refuse names that inputs have taken."""
-    taken = [n for n in variables if n in layout.variables and n not in layout.spec.targets]
-    if taken:
-        raise ValueError(
-            describe(
-                f"the learner would answer {taken[0]!r}, which is the name of an input",
-                expected="a name of its own",
-                received=repr(taken[0]),
-                remedy="rename the input",
-            )
-        )
-    return replace(
-        layout, spec=replace(layout.spec, targets=tuple(variables)), variables={**layout.variables, **variables}
-    )
-
-
 def with_spread(layout: Layout) -> Layout:
     """Return the layout of targets and their standard deviations, ``NAME_std``."""
     found = {n: layout.variables[n] for n in layout.spec.targets}
@@ -310,17 +294,4 @@ def with_spread(layout: Layout) -> Layout:
         if units := known.attrs.get("units"):
             attrs["units"] = units
         found[f"{n}_std"] = replace(known, attrs=attrs)
-    return answering(layout, found)
-
-
-def with_quantiles(layout: Layout, levels: Sequence[float]) -> Layout:
-    """Return the layout of targets along a further dimension ``quantile``, beside the samples."""
-    found = {}
-    for name in layout.spec.targets:
-        known = layout.variables[name]
-        at = known.dims.index(layout.spec.sample_dim) + 1
-        dims, along = (*known.dims[:at], "quantile", *known.dims[at:]), {**known.levels, "quantile": tuple(levels)}
-        found[name] = replace(known, dims=dims, levels=along)
-    label = xr.Variable("quantile", list(levels), {"long_name": "level of the quantile", "units": "1"})
-    made = answering(layout, found)
-    return replace(made, statics=made.statics.drop_vars("quantile", errors="ignore").assign_coords(quantile=label))
+    return answering(layout, found, who="learner")

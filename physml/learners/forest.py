@@ -12,9 +12,10 @@ import xarray as xr
 from physml._errors import closest, describe, is_count
 from physml.fields import FieldSpec
 from physml.heads import _flags
+from physml.heads._answers import along_quantiles
 from physml.layout import Layout
 from physml.learners import _classes, _leaves, _trees
-from physml.learners._fitted import Fitted, with_quantiles, with_spread
+from physml.learners._fitted import Fitted, with_spread
 from physml.learners._stacking import Stacking
 
 KINDS = ("regression", "classification")
@@ -197,7 +198,7 @@ class Forest(Fitted):
         if self.kind == "classification":
             return _classes.answers(self.layout, *self.classes)
         if self.quantiles is not None:
-            return with_quantiles(self.layout, self.quantiles)
+            return along_quantiles(self.layout, self.quantiles, who="learner")
         return with_spread(self.layout) if self.spread else self.layout
 
     @property
