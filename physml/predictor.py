@@ -16,6 +16,7 @@ from keras import ops
 
 from physml import _backend
 from physml._errors import describe
+from physml._sent import Sent
 from physml.data.batches import fill_masked
 from physml.model import FieldModel, load
 from physml.receptive import replay
@@ -142,11 +143,7 @@ class Predictor:
 
     def __reduce__(self) -> Any:
         if self._file is None:
-            with tempfile.TemporaryDirectory() as folder:
-                path = os.path.join(folder, "model.keras")
-                self.model.save(path)
-                with open(path, "rb") as file:
-                    self._file = file.read()
+            self._file = packed(self.model)
         return _restore, (self._file, self.batch_size, self.token, self.window, self.carrying)
 
 
@@ -172,22 +169,33 @@ def _any_size(network: Any, x: Any, training: bool = False) -> Any:
     return replay(network, x, call)
 
 
-_RESTORED: dict[str, Predictor] = {}
-_RESTORING = threading.Lock()
+def packed(model: keras.Model) -> bytes:
+    """Return a model as the bytes of a ``.keras`` file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.keras")
+        model.save(path)
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def unpacked(data: bytes) -> FieldModel:
+    """Return the model of the bytes that :func:`packed` returned."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.keras")
+        with open(path, "wb") as file:
+            file.write(data)
+        return load(path)
+
+
+_SENT = Sent()
 
 
 def _restore(
     data: bytes, batch_size: int, token: str, window: tuple[int, ...] | None = None, carrying: bool = False
 ) -> Predictor:
-    with _RESTORING:
-        if token not in _RESTORED:
-            with tempfile.TemporaryDirectory() as folder:
-                path = os.path.join(folder, "model.keras")
-                with open(path, "wb") as file:
-                    file.write(data)
-                restored = Predictor(load(path), batch_size, window, carrying)
-            restored.token, restored._file = token, data
-            _RESTORED[token] = restored
-            for old in list(_RESTORED)[:-4]:  # a worker that lives long does not collect models
-                del _RESTORED[old]
-        return _RESTORED[token]
+    def make() -> Predictor:
+        restored = Predictor(unpacked(data), batch_size, window, carrying)
+        restored.token, restored._file = token, data
+        return restored
+
+    return _SENT.once(token, make)

@@ -9,7 +9,6 @@ import contextlib
 import contextvars
 import functools
 import math
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from physml import _progress
+from physml._sent import Sent
 from physml.explain.players.baselines import Baseline, clean
 
 if TYPE_CHECKING:
@@ -242,18 +242,15 @@ class Task:
         return _restore, (self.token, self._data)
 
 
-_RESTORED: dict[str, Task] = {}
-_RESTORING = threading.Lock()
+_SENT = Sent()
 
 
 def _restore(token: str, data: bytes) -> Task:
-    import cloudpickle
+    def make() -> Task:
+        import cloudpickle
 
-    with _RESTORING:
-        if token not in _RESTORED:
-            task = Task(cloudpickle.loads(data))
-            task.token, task._data = token, data  # type: ignore[assignment]
-            _RESTORED[token] = task
-            for old in list(_RESTORED)[:-4]:  # a worker that lives long does not collect models
-                del _RESTORED[old]
-        return _RESTORED[token]
+        task = Task(cloudpickle.loads(data))
+        task.token, task._data = token, data  # type: ignore[assignment]
+        return task
+
+    return _SENT.once(token, make)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import threading
 import uuid
 from typing import Any
@@ -16,8 +15,10 @@ from keras import ops
 
 from physml import _backend, _packing
 from physml._errors import is_count, refuse
+from physml._sent import Sent
 from physml.data.batches import fill_masked
 from physml.model import FieldModel, load
+from physml.predictor import packed, unpacked
 from physml.provenance import stamp
 
 DIM = "latent"
@@ -246,31 +247,20 @@ class _Part:
 
     def __reduce__(self) -> Any:
         if self._file is None:
-            with tempfile.TemporaryDirectory() as folder:
-                path = os.path.join(folder, "model.keras")
-                self.model.save(path)
-                with open(path, "rb") as file:
-                    self._file = file.read()
+            self._file = packed(self.model)
         return _restore, (self._file, self.part, self.batch_size, self.token)
 
 
-_RESTORED: dict[tuple[str, str], _Part] = {}
-_RESTORING = threading.Lock()
+_SENT = Sent()
 
 
 def _restore(data: bytes, part: str, batch_size: int, token: str) -> _Part:
-    with _RESTORING:
-        if (token, part) not in _RESTORED:
-            with tempfile.TemporaryDirectory() as folder:
-                path = os.path.join(folder, "model.keras")
-                with open(path, "wb") as file:
-                    file.write(data)
-                restored = _Part(load(path), part, batch_size, token)
-            restored._file = data
-            _RESTORED[token, part] = restored
-            for old in list(_RESTORED)[:-4]:  # a worker that lives long does not collect models
-                del _RESTORED[old]
-        return _RESTORED[token, part]
+    def make() -> _Part:
+        restored = _Part(unpacked(data), part, batch_size, token)
+        restored._file = data
+        return restored
+
+    return _SENT.once((token, part), make)
 
 
 def _autoencoder(model: FieldModel | str) -> FieldModel:
