@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 from damped import SPEC, TRUE, Damped, build, data
 
-from physml import split_time
+from physml import split_time, tuning
 from physml.tuning import between, search
 
 SPACE = {"damping": between(0.0, 1.0, points=6), "idle": ["a", "b"]}
@@ -308,3 +308,10 @@ def test_neither_optuna_nor_keras_is_loaded_before_it_is_used():
     code = "import sys, physml.tuning; print(*({'optuna', 'keras', 'tensorflow', 'matplotlib', 'sklearn'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == ""
+
+
+def test_without_optuna_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ImportError, match=r"Optuna draws the trials.*pip install 'physml\[learn\]'"):
+        _ = tuning.search
+    assert tuning.between(1, 3) == between(1, 3)
