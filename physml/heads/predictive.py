@@ -1,6 +1,7 @@
 """Reading predicted distributions: quantiles and intervals of labelled answers.
 
-How well they are calibrated is told by ``physml.verify.reliability`` and ``physml.verify.coverage``. All of it is lazy where the answers are, and works on what :func:`physml.predict` returned, whichever head it is from.
+How well they are calibrated is told by ``physml.verify.reliability`` and ``physml.verify.coverage``. All of it is lazy where the
+answers are, and works on what :func:`physml.predict` returned, whichever head it is from.
 """
 
 from __future__ import annotations

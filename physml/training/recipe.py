@@ -172,8 +172,9 @@ def fit(
     kept: list[keras.callbacks.Callback] = []
     if checkpoint is not None:
         settings = _settings(
-            model, batches, validation, epochs, learning_rate, course, warmup, rule, loss, descent, patience, min_delta,
-            restore_best, seed, clip_norm, clip_value,
+            model, batches, validation, epochs, learning_rate, course, warmup, rule, loss, descent=descent,
+            patience=patience, min_delta=min_delta, restore_best=restore_best, seed=seed, clip_norm=clip_norm,
+            clip_value=clip_value,
         )  # fmt: skip
         if not resume and Path(checkpoint).exists():
             raise FileExistsError(
@@ -271,10 +272,9 @@ def _settings(
     warmup: float,
     rule: Choice,
     loss: Any,
-    *more: Any,
+    **more: Any,
 ) -> dict[str, Any]:
     """Return what must be the same when a run goes on."""
-    named = ("descent", "patience", "min_delta", "restore_best", "seed", "clip_norm", "clip_value")
     serial = loss if isinstance(loss, str) or loss is None else getattr(loss, "name", type(loss).__name__)
     return {
         "backend": keras.backend.backend(),
@@ -291,7 +291,7 @@ def _settings(
         "loss": serial,
         # A rate that falls over all epochs knows how many there are; with any other, more may follow.
         **({"epochs": epochs} if course.type == "cosine" else {}),
-        **dict(zip(named, more, strict=True)),
+        **more,
     }
 
 
